@@ -1,0 +1,78 @@
+"""How the package's log looks, and when it is shown.
+
+Modules log to ``logging.getLogger(__name__)`` with a constant message and arguments. Nothing is shown until a program asks
+for it: the console commands call :func:`configure`, the Python API calls :func:`show`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+PACKAGE = "hedgerow"
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """``INFO hedgerow 2026-01-31 12:00:00,000 | fleet.py:42 | message``."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s hedgerow %(asctime)s | %(filename)s:%(lineno)d | %(message)s")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, place, and the record's extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "place": f"{record.filename}:{record.lineno}",
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _OwnHandler(logging.StreamHandler[TextIO]):
+    """Writes to stderr unless the root logger has a handler, which then shows the line already."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            self.stream = sys.stderr  # follows a replaced sys.stderr
+            super().emit(record)
+
+
+def show() -> None:
+    """Make the package's log visible from DEBUG up, once, without doubling what the program's own logging shows.
+
+    For use from a user's script or notebook. A level that the user has set on the ``hedgerow`` logger is kept.
+    """
+    logger = logging.getLogger(PACKAGE)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.DEBUG)
+    if not any(isinstance(handler, _OwnHandler) for handler in logger.handlers):
+        handler = _OwnHandler()
+        handler.setFormatter(TextFormatter())
+        logger.addHandler(handler)
+
+
+def configure(level: str = "DEBUG", log_format: str = "text") -> None:
+    """Set up logging for a program of this package: one handler on the root logger, writing to stderr.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR, for the package's own loggers; others show warnings.
+        log_format: "text" or "json".
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.getLogger().handlers[:] = [handler]
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger(PACKAGE).setLevel(level.upper())

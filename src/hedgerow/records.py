@@ -1,0 +1,309 @@
+"""The values that strategies, clients, drivers and the server exchange. No I/O.
+
+The first half is the public vocabulary (``FitIns``, ``FitRes``, …), named as in Flower; the second half is what the system
+itself passes around: tasks, replies, nodes, runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Scalar: TypeAlias = bool | bytes | float | int | str
+Config: TypeAlias = dict[str, Scalar]
+Metrics: TypeAlias = dict[str, Scalar]
+Properties: TypeAlias = dict[str, Scalar]
+NDArray: TypeAlias = npt.NDArray[Any]
+NDArrays: TypeAlias = list[NDArray]
+
+
+class Parameters(Mapping[str, NDArray]):
+    """An ordered, immutable mapping from tensor names to arrays of any shape and fixed-width dtype.
+
+    Args:
+        tensors: A mapping from names to arrays, or arrays without names, which are then called ``"000000"``, ``"000001"``, ….
+
+    The arrays may be views of a memory-mapped file and are then read-only; nothing is copied here. bfloat16 arrays have the
+    dtype ``ml_dtypes.bfloat16``.
+
+    >>> p = Parameters([np.zeros((2, 3), np.float32), np.ones(3, np.float32)])
+    >>> list(p), p.nbytes
+    (['000000', '000001'], 36)
+    """
+
+    __slots__ = ("__weakref__", "_tensors")
+
+    def __init__(self, tensors: Mapping[str, NDArray] | Iterable[NDArray]) -> None:
+        items = tensors.items() if isinstance(tensors, Mapping) else ((f"{i:06d}", a) for i, a in enumerate(tensors))
+        self._tensors: dict[str, NDArray] = {name: np.asanyarray(array) for name, array in items}
+
+    def __getitem__(self, name: str) -> NDArray:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Parameters({len(self)} tensors, {self.nbytes:,} bytes)"
+
+    # Identity, not element-wise comparison: two models are compared with numpy, not with ==.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes, without a file's header."""
+        return sum(array.nbytes for array in self._tensors.values())
+
+    def arrays(self) -> NDArrays:
+        """The arrays in order, not copied."""
+        return list(self._tensors.values())
+
+
+def ndarrays_to_parameters(ndarrays: NDArrays) -> Parameters:
+    """Wrap arrays, without copying them, as parameters with names by position."""
+    return Parameters(ndarrays)
+
+
+def parameters_to_ndarrays(parameters: Parameters) -> NDArrays:
+    """The arrays of the parameters in order; they may be read-only views of a file."""
+    return parameters.arrays()
+
+
+class Code(Enum):
+    """What a client's status says."""
+
+    OK = 0
+    GET_PROPERTIES_NOT_IMPLEMENTED = 1
+    GET_PARAMETERS_NOT_IMPLEMENTED = 2
+    FIT_NOT_IMPLEMENTED = 3
+    EVALUATE_NOT_IMPLEMENTED = 4
+
+
+@dataclass
+class Status:
+    """How a client's method ended."""
+
+    code: Code
+    message: str
+
+
+def _ok() -> Status:
+    return Status(Code.OK, "Success")
+
+
+@dataclass
+class GetPropertiesIns:
+    """Ask a client for its properties."""
+
+    config: Config
+
+
+@dataclass
+class GetPropertiesRes:
+    """Properties of a client."""
+
+    status: Status
+    properties: Properties
+
+
+@dataclass
+class GetParametersIns:
+    """Ask a client for its parameters."""
+
+    config: Config
+
+
+@dataclass
+class GetParametersRes:
+    """Parameters of a client."""
+
+    status: Status
+    parameters: Parameters
+
+
+@dataclass
+class FitIns:
+    """Ask a client to train, starting from the parameters."""
+
+    parameters: Parameters
+    config: Config = field(default_factory=dict)
+
+
+@dataclass
+class FitRes:
+    """What training gave: parameters, the number of examples that were used (the weight), and metrics."""
+
+    status: Status
+    parameters: Parameters
+    num_examples: int
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateIns:
+    """Ask a client to evaluate the parameters on its data."""
+
+    parameters: Parameters
+    config: Config = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateRes:
+    """What evaluation gave: the mean loss over ``num_examples`` examples, and metrics."""
+
+    status: Status
+    loss: float
+    num_examples: int
+    metrics: Metrics = field(default_factory=dict)
+
+
+# --- what the system itself passes around ---------------------------------------------------------------------------------
+
+
+class Kind(str, Enum):
+    """The kinds of task that the public API knows; a task may have any other short name as its kind."""
+
+    GET_PROPERTIES = "get_properties"
+    GET_PARAMETERS = "get_parameters"
+    FIT = "fit"
+    EVALUATE = "evaluate"
+
+    __str__ = str.__str__
+
+
+class Outcome(str, Enum):
+    """How a task ended. The values are the words that logs, tables and failures show."""
+
+    OK = "ok"
+    NOT_IMPLEMENTED = "not_implemented"
+    USER_ERROR = "user_error"
+    WORKER_DIED = "worker_died"
+    INVALID_RESULT = "invalid_result"
+    NODE_LOST = "node_lost"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    __str__ = str.__str__
+
+
+class NodeState(str, Enum):
+    """Whether a node can be given work. ``ONLINE`` and ``AWAY`` count as available, ``LOST`` does not."""
+
+    ONLINE = "online"
+    AWAY = "away"
+    LOST = "lost"
+
+    __str__ = str.__str__
+
+    @property
+    def available(self) -> bool:
+        """Whether tasks may be given to a node in this state."""
+        return self is not NodeState.LOST
+
+
+class RunState(str, Enum):
+    """State of a run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+
+    __str__ = str.__str__
+
+    @property
+    def final(self) -> bool:
+        """Whether the run is over for good."""
+        return self in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Immutable bytes at the server: BLAKE3-256 digest (64 hexadecimal digits) and length in bytes."""
+
+    digest: str
+    size: int
+
+
+Payload: TypeAlias = bytes | Blob
+"""Parameters on their way: safetensors bytes inside a message, or a blob that holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What a node is to do."""
+
+    kind: str
+    config: Config = field(default_factory=dict)
+    parameters: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One instruction to one node. ``round`` counts from 1 (0: before the first round), ``seed`` has 64 bits."""
+
+    task_id: str
+    run_id: str
+    node_id: str
+    round: int
+    sequence: int
+    seed: int
+    instruction: Instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a node returned for a task, or the failure that ended it."""
+
+    outcome: Outcome
+    message: str = ""
+    traceback: str = ""
+    num_examples: int = 0
+    loss: float = 0.0
+    metrics: Metrics = field(default_factory=dict)
+    parameters: Payload | None = None
+    duration_s: float = 0.0
+    worker_deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A final task as its driver reads it; ``cursor`` is its position in the run's stream of results."""
+
+    cursor: int
+    task_id: str
+    node_id: str
+    round: int
+    kind: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The server's record of a client. ``version`` grows with every change of any node; ``last_seen`` is Unix time."""
+
+    node_id: str
+    name: str
+    state: NodeState
+    version: int
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    """Where blobs travel, as the server announces it. Payloads below ``inline_max_bytes`` ride in the message."""
+
+    blob_port: int
+    blob_public_url: str = ""
+    inline_max_bytes: int = 64 * 1024

@@ -1,0 +1,95 @@
+"""Addresses and gRPC channels: options that both sides need, chosen in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+
+from hedgerow.errors import ConfigError
+from hedgerow.records import DataPlane
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+# A peer that stops answering is noticed after about 20 + 10 seconds; without http2.ping_timeout_ms it took 61.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Reconnection has its own back-off; the channel must not add a longer one under it.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Each channel has its own connection, so that ending one process's session never disturbs another's.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+# The server must allow what the channel's keepalive does, or it throws the peer out with too_many_pings.
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # Two servers on one port would share its connections in silence; a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Host and TCP port; IPv6 hosts without brackets.
+
+    >>> Address.parse("[::1]:9092", 9092).text
+    '[::1]:9092'
+    >>> Address.parse("server.example", 9091).port
+    9091
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, default_port: int) -> Address:
+        """Read ``host:port``, ``host`` or ``[ipv6]:port``.
+
+        Raises:
+            ConfigError: The text is none of these.
+        """
+        try:
+            parts = urlsplit(f"//{text.strip()}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or parts.path or parts.username or parts.query:
+            raise ConfigError(f"{text!r} is not an address. Write host:port, for example 127.0.0.1:{default_port}.")
+        return cls(host, default_port if port is None else port)
+
+    @property
+    def text(self) -> str:
+        """``host:port``, with brackets around an IPv6 host."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def open_channel(address: Address, root_certificates: bytes | None) -> grpc.aio.Channel:
+    """A channel of grpc.aio to the address; with TLS where PEM root certificates are given. Connects lazily."""
+    if root_certificates is None:
+        return grpc.aio.insecure_channel(address.text, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address.text, grpc.ssl_channel_credentials(root_certificates), options=CHANNEL_OPTIONS)
+
+
+def blob_base_url(server: Address, plane: DataPlane, *, tls: bool) -> str:
+    """Scheme, host and port that signed relative URLs are joined to: the host that the peer already talks to."""
+    if plane.blob_public_url:
+        return plane.blob_public_url.rstrip("/")
+    return f"{'https' if tls else 'http'}://{Address(server.host, plane.blob_port).text}"
