@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlencode
 
 import grpc
 
-from hedgerow.errors import ConfigError, PermissionDenied, Unauthenticated
+from hedgerow.errors import ConfigError, PermissionDenied, ProtocolMismatch, Unauthenticated
 
 PROTOCOL_VERSION = 1
 MetadataItems = tuple[tuple[str, str], ...]
@@ -70,12 +70,19 @@ def identity_from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None, r
 
     Raises:
         Unauthenticated: Something is missing or malformed.
+        ProtocolMismatch: The caller speaks another version of the protocol.
         PermissionDenied: The caller has another role.
     """
     found = {str(key): value for key, value in metadata or () if isinstance(value, str)}
     peer_id, secret = found.get("hedgerow-id", ""), found.get("hedgerow-secret", "")
     if not (8 <= len(peer_id) <= 64 and peer_id.isalnum()) or not 32 <= len(secret) <= 128:
         raise Unauthenticated("The call carries no valid hedgerow-id and hedgerow-secret. Use Hedgerow's own client or driver.")
+    version = found.get("hedgerow-protocol", "not given")
+    if version != str(PROTOCOL_VERSION):
+        raise ProtocolMismatch(
+            f"This server speaks protocol version {PROTOCOL_VERSION}, the {role} speaks {version}. "
+            "Install the same release on both."
+        )
     if found.get("hedgerow-role") != role.value:
         raise PermissionDenied(
             f"This API is for the role {role}, the caller's role is {found.get('hedgerow-role', 'not given')!r}."

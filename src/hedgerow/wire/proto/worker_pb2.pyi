@@ -1,22 +1,35 @@
 from hedgerow.wire.proto import records_pb2 as _records_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerRequest(_message.Message):
-    __slots__ = ("task", "parameters_path", "result_path", "node_name")
+    __slots__ = ("task", "parameters_path", "result_path", "node_name", "state_path", "new_state_path")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_PATH_FIELD_NUMBER: _ClassVar[int]
     RESULT_PATH_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_PATH_FIELD_NUMBER: _ClassVar[int]
+    NEW_STATE_PATH_FIELD_NUMBER: _ClassVar[int]
     task: _records_pb2.Task
     parameters_path: str
     result_path: str
     node_name: str
-    def __init__(self, task: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., parameters_path: _Optional[str] = ..., result_path: _Optional[str] = ..., node_name: _Optional[str] = ...) -> None: ...
+    state_path: str
+    new_state_path: str
+    def __init__(self, task: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., parameters_path: _Optional[str] = ..., result_path: _Optional[str] = ..., node_name: _Optional[str] = ..., state_path: _Optional[str] = ..., new_state_path: _Optional[str] = ...) -> None: ...
+
+class KeptState(_message.Message):
+    __slots__ = ("scalars", "keys")
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    scalars: _containers.RepeatedCompositeFieldContainer[_records_pb2.Entry]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, scalars: _Optional[_Iterable[_Union[_records_pb2.Entry, _Mapping]]] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerReply(_message.Message):
     __slots__ = ("ready", "broken", "done")

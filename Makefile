@@ -1,0 +1,73 @@
+# The habits of the project. Every target sets up what it needs; nothing needs root, and nothing is installed outside .venv.
+#
+#   make setup   the virtual environment in .venv, with the exact versions of requirements.lock
+#   make demo    a server, two hospitals and several drivers as real processes on this machine
+#   make test    the tests: doctests and unit, then integration, then acceptance    (ARGS="-k words" chooses some)
+#   make check   ruff, its formatter and mypy
+#   make docs    the documentation, in docs/_build/html
+#   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
+#   make proto   the protobuf code, from src/hedgerow/wire/proto/*.proto
+#   make lock    requirements.lock, with the newest versions that pyproject.toml allows
+#   make clean   removes .venv, caches and what was built
+#
+# PYTHON=python3.12 chooses another interpreter for .venv. pip's own configuration and PIP_* variables are respected.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.hedgerow-setup
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# What examples and tests were run with. The range that users may install is in pyproject.toml.
+TORCH := torch==2.13.0
+ARGS ?=
+BENCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs bench proto lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Hedgerow needs Python 3.11 or newer, and there is no $(PYTHON) here. Name one: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Hedgerow needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.11 setup" >&2; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python $(PIP_INSTALL) --requirement requirements.lock
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest src tests/unit tests/integration tests/acceptance $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/python -m ruff check --quiet
+	@$(BIN)/python -m ruff format --check --quiet || { echo "Not formatted; run: make format" >&2; $(BIN)/python -m ruff format --check; exit 1; }
+	@$(BIN)/python -m mypy
+
+format: $(STAMP)
+	@$(BIN)/python -m ruff check --fix
+	@$(BIN)/python -m ruff format
+
+docs: $(STAMP)
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto -b html docs docs/_build/html
+	@echo "The documentation is in docs/_build/html/index.html"
+
+bench: $(STAMP)
+	@for script in benchmarks/$(if $(BENCH),$(BENCH:.py=),*).py; do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	done
+
+proto: $(STAMP)
+	@$(BIN)/python scripts/generate_proto.py
+
+lock:
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/lock.sh
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build dist

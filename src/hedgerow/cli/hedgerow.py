@@ -1,0 +1,37 @@
+"""``hedgerow``: the umbrella command; ``hedgerow server`` and ``hedgerow client`` are flower-server and flower-client."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+USAGE = """usage: hedgerow [--version] {server,client} ...
+
+  hedgerow server ...   the long-running server (the same as flower-server)
+  hedgerow client ...   the long-running client of one site (the same as flower-client)
+
+`hedgerow COMMAND --help` shows the options of a command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``hedgerow``; returns the exit code of the command, or 2 for wrong usage."""
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    match command:
+        case "server":
+            from hedgerow.cli import server
+
+            return server.main(rest)
+        case "client":
+            from hedgerow.cli import client
+
+            return client.main(rest)
+        case "--version":
+            print(f"hedgerow {importlib.metadata.version('hedgerow')}")
+            return 0
+        case "--help" | "-h":
+            print(USAGE, end="")
+            return 0
+        case _:
+            print(f"hedgerow: unknown command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
+            return 2

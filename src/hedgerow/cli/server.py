@@ -1,0 +1,110 @@
+"""``flower-server``: the long-running server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import signal
+import sys
+from pathlib import Path
+
+from hedgerow import logs
+from hedgerow.errors import ConfigError
+from hedgerow.security import Certificates
+from hedgerow.server.options import ServerOptions
+from hedgerow.server.service import Service
+from hedgerow.wire.channel import Address
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``flower-server``."""
+    defaults = ServerOptions(insecure=True)
+    p = argparse.ArgumentParser(
+        prog="flower-server",
+        description="The long-running server: clients connect to its Fleet API, drivers to its Driver API.",
+    )
+    p.add_argument("--insecure", action="store_true", help="serve without encryption; anybody on the network can read and join")
+    p.add_argument("--certificates", nargs=3, type=Path, metavar=("CA", "CERT", "KEY"), help="PEM files for TLS")
+    for flags, dest, what in (
+        (("--fleet-api-address", "--grpc-rere-fleet-api-address"), "fleet_address", "clients connect"),
+        (("--driver-api-address",), "driver_address", "drivers connect"),
+        (("--blob-address",), "blob_address", "parameters travel over HTTP"),
+        (("--web-address",), "web_address", "/healthz and /metrics are"),
+    ):
+        p.add_argument(
+            *flags,
+            dest=dest,
+            metavar="HOST:PORT",
+            default=getattr(defaults, dest).text,
+            help=f"where {what} (default: %(default)s)",
+        )
+    p.add_argument(
+        "--blob-public-url", default="", metavar="URL", help="what peers use for blobs instead, behind a reverse proxy"
+    )
+    p.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="database and blobs (default: hedgerow in the user's state directory)"
+    )
+    p.add_argument(
+        "--database", default="", metavar="URL", help="SQLAlchemy URL (default: an SQLite file in the state directory)"
+    )
+    for name, what in (
+        ("node_lost_s", "a node that is away for longer is lost and its tasks fail"),
+        ("max_task_s", "a task that was sent longer ago expires"),
+        ("driver_lost_s", "a run whose driver is away for longer shows as interrupted"),
+    ):
+        flag = "--" + name.replace("_", "-")
+        p.add_argument(
+            flag, type=float, metavar="SECONDS", default=getattr(defaults, name), help=f"{what} (default: %(default)g)"
+        )
+    p.add_argument("--log-level", default="DEBUG", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(default: %(default)s)")
+    p.add_argument("--log-format", default="text", choices=("text", "json"), help="(default: %(default)s)")
+    p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
+    return p
+
+
+def options_from(args: argparse.Namespace) -> ServerOptions:
+    """The options that a command line stands for.
+
+    Raises:
+        ConfigError: They contradict each other or a value is impossible.
+    """
+    state_dir = {} if args.state_dir is None else {"state_dir": args.state_dir}
+    return ServerOptions(
+        insecure=args.insecure,
+        certificates=None if args.certificates is None else Certificates(*args.certificates),
+        fleet_address=Address.parse(args.fleet_address, 9091),
+        driver_address=Address.parse(args.driver_address, 9092),
+        blob_address=Address.parse(args.blob_address, 9093),
+        blob_public_url=args.blob_public_url,
+        web_address=Address.parse(args.web_address, 9094),
+        database=args.database,
+        node_lost_s=args.node_lost_s,
+        max_task_s=args.max_task_s,
+        driver_lost_s=args.driver_lost_s,
+        **state_dir,
+    )
+
+
+async def serve(options: ServerOptions) -> None:
+    """Run a server until SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    service = Service(options)
+    await service.start()
+    await stop.wait()  # for ever: until somebody stops the server
+    await service.stop()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``flower-server``; returns the exit code: 0 after a signal, 2 for wrong usage."""
+    args = parser().parse_args(argv)
+    logs.configure(args.log_level, args.log_format)
+    try:
+        asyncio.run(serve(options_from(args)))
+    except ConfigError as error:
+        print(f"flower-server: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,174 @@
+"""Finished results on disk, from before they are sent until the server says that they are safe elsewhere.
+
+An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that dies
+at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. ``accepted`` is
+noted when the server has taken the result, with the server's id: it is not sent again unless that server asks, or is another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.wire.proto import records_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished result.
+
+    Attributes:
+        task_id: The task.
+        run_id: Its run.
+        label: What the log calls the task.
+        reply: The reply without its parameters.
+        parameters: File with the parameters, or None.
+        size: Size of that file in bytes.
+        upload_id: Under which the parameters are uploaded; kept, so that an upload goes on after a restart.
+        accepted_by: Id of the server that has taken the result, or "".
+    """
+
+    task_id: str
+    run_id: str
+    label: str
+    reply: records_pb2.Reply
+    parameters: Path | None
+    size: int
+    upload_id: str
+    accepted_by: str = ""
+
+
+class Outbox:
+    """The entries of one state directory, in memory and on disk."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._folder = state.path / "outbox"
+        self._entries: dict[str, Entry] = {}
+        for folder in sorted(self._folder.iterdir()):
+            entry = None if folder.name.startswith(".") else _read(folder)
+            if entry is None:
+                log.warning("Removed a half-written result from the outbox: %s", folder.name, extra={"action": "outbox_repaired"})
+                shutil.rmtree(folder)
+            else:
+                self._keep_state(entry)
+                self._entries[entry.task_id] = entry
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, task_id: str) -> Entry | None:
+        """The entry of a task, if there is one."""
+        return self._entries.get(task_id)
+
+    def put(
+        self, task_id: str, run_id: str, label: str, reply: records_pb2.Reply, parameters: Path | None, state: Path | None
+    ) -> Entry:
+        """Keep a result. The files of its parameters and of the run's new state are moved, not copied.
+
+        Raises:
+            OSError: The disk is full or broken; nothing is kept then.
+        """
+        hidden, folder = self._folder / f".{task_id}", self._folder / task_id
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        size = 0
+        if parameters is not None:
+            size = parameters.stat().st_size
+            parameters.rename(hidden / "parameters")
+        if state is not None:
+            state.rename(hidden / "state")
+        entry = Entry(
+            task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16)
+        )
+        (hidden / "reply").write_bytes(reply.SerializeToString())
+        _write_entry(hidden, entry)
+        hidden.rename(folder)
+        self._keep_state(entry)
+        self._entries[task_id] = entry
+        return entry
+
+    def accepted(self, task_id: str, server_id: str) -> None:
+        """The server has taken the result."""
+        self._change(task_id, accepted_by=server_id)
+
+    def send_again(self, task_id: str) -> None:
+        """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
+        self._change(task_id, accepted_by="", upload_id=secrets.token_hex(16))
+
+    def remove(self, task_id: str) -> None:
+        """The result is safe elsewhere, or of no use to anybody."""
+        if self._entries.pop(task_id, None) is not None:
+            # Renamed first, so that a death in the middle leaves nothing that looks whole.
+            hidden = self._folder / f".{task_id}"
+            (self._folder / task_id).rename(hidden)
+            shutil.rmtree(hidden)
+
+    def _change(self, task_id: str, **changes: str) -> None:
+        entry = self._entries.get(task_id)
+        if entry is not None:
+            self._entries[task_id] = replace(entry, **changes)  # type: ignore[arg-type]
+            _write_entry(self._folder / task_id, self._entries[task_id])
+
+    def _keep_state(self, entry: Entry) -> None:
+        """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
+        state = self._folder / entry.task_id / "state"
+        if state.exists():
+            state.replace(self._state.run_state_path(entry.run_id))
+
+
+def _write_entry(folder: Path, entry: Entry) -> None:
+    body = entry.reply.SerializeToString()
+    write_atomically(
+        folder / "entry.json",
+        json.dumps(
+            {
+                "run_id": entry.run_id,
+                "label": entry.label,
+                "parameters_size": entry.size if entry.parameters else None,
+                "upload_id": entry.upload_id,
+                "accepted_by": entry.accepted_by,
+                "reply_sha256": hashlib.sha256(body).hexdigest(),
+            }
+        ).encode(),
+    )
+
+
+def _read(folder: Path) -> Entry | None:
+    """The entry in a folder; None if it is not whole."""
+    try:
+        stored = json.loads((folder / "entry.json").read_bytes())
+        body = (folder / "reply").read_bytes()
+        size = stored["parameters_size"]
+        parameters = None if size is None else folder / "parameters"
+        if hashlib.sha256(body).hexdigest() != stored["reply_sha256"]:
+            return None
+        if parameters is not None and parameters.stat().st_size != size:
+            return None
+        return Entry(
+            folder.name,
+            stored["run_id"],
+            stored["label"],
+            records_pb2.Reply.FromString(body),
+            parameters,
+            size or 0,
+            stored["upload_id"],
+            stored["accepted_by"],
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,73 @@
+"""The parameters that tasks start from, as files named by digest: fetched once, shared by tasks, bounded on disk.
+
+A round's evaluation and the next round's training start from the same parameters; the second one finds them here. Files in use are
+pinned; of the others the least recently used go first when the folder grows beyond its bound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hedgerow.records import Blob
+
+log = logging.getLogger(__name__)
+
+MAX_CACHE_BYTES = 4 * 1024**3
+
+
+class ParameterCache:
+    """The folder of parameter files.
+
+    Args:
+        folder: Where the files are; what is there from before is used.
+        max_bytes: Bound on the sum of the files that nobody uses at the moment.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._pins: Counter[str] = Counter()
+        # Least recently used first; the order of the files from before is that of their modification.
+        files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime)
+        self._sizes = {p.name: p.stat().st_size for p in files}
+        self._evict()
+
+    def path(self, digest: str) -> Path:
+        """Where the parameters with this digest are, or are to be put."""
+        return self._folder / digest
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the parameters are here, whole."""
+        try:
+            return self.path(blob.digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def pinned(self, digest: str) -> Iterator[Path]:
+        """Keep the file while it is used; afterwards it is the most recently used one."""
+        self._pins[digest] += 1
+        try:
+            yield self.path(digest)
+        finally:
+            self._pins[digest] -= 1
+            if not self._pins[digest]:
+                del self._pins[digest]
+            path = self.path(digest)
+            self._sizes.pop(digest, None)
+            if path.exists():
+                self._sizes[digest] = path.stat().st_size
+            self._evict()
+
+    def _evict(self) -> None:
+        total = sum(self._sizes.values())
+        for name in [n for n in self._sizes if n not in self._pins]:
+            if total <= self._max_bytes:
+                return
+            total -= self._sizes.pop(name)
+            (self._folder / name).unlink(missing_ok=True)
+            log.debug("Removed the parameters %s from the cache", name)

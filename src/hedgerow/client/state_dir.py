@@ -1,0 +1,148 @@
+"""The client's state directory: who this node is, and where everything else of it lies. One process at a time holds it.
+
+::
+
+    lock                  held while a client runs
+    identity.json         node id and secret, made at first start
+    outbox/<task>/        finished results (outbox.py)
+    parameters/<digest>   parameters that tasks started from (parameter_cache.py)
+    runs/<run>.state      what the client keeps for a run (context.py)
+    deaths/<task>         how often the worker died under an open task
+    work/                 what tasks are writing; emptied at start
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from hedgerow.errors import ConfigError
+from hedgerow.security import Identity, Role
+
+STALE_AFTER_S = 90 * 24 * 3600.0
+"""Run states and death counts that nothing has touched for so long are removed at start."""
+
+
+def default_state_dir(server: str, name: str) -> Path:
+    """The folder of a client that was given none: one for each server and name, since two clients may share a host."""
+    slug = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{name}@{server}")[:80]
+    digest = hashlib.sha256(f"{server}\n{name}".encode()).hexdigest()[:8]
+    return Path(platformdirs.user_state_dir("hedgerow")) / "clients" / f"{slug}-{digest}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Make a file that appears whole; an old one of that name is replaced."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
+class StateDir:
+    """An open state directory.
+
+    Attributes:
+        path: The folder.
+        identity: This node's id and secret.
+    """
+
+    def __init__(self, path: Path, lock: filelock.FileLock, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path) -> StateDir:
+        """Make the folder where it is missing, lock it, and read or make the identity.
+
+        Raises:
+            ConfigError: Another client holds it, it cannot be written, or its identity file is damaged.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = filelock.FileLock(path / "lock", timeout=0, thread_local=False)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise StateDirTaken(
+                    f"The state directory {path} is in use by another client. Stop that one, or give this one its own "
+                    "with --state-dir (or another --name)."
+                ) from None
+            try:
+                for name in ("outbox", "parameters", "runs", "deaths"):
+                    (path / name).mkdir(exist_ok=True)
+                shutil.rmtree(path / "work", ignore_errors=True)
+                (path / "work").mkdir()
+                state = cls(path, lock, _read_identity(path / "identity.json"))
+                state._remove_stale()
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise ConfigError(
+                f"The state directory {path} cannot be used: {error.strerror or error}. Choose another with --state-dir."
+            ) from None
+        return state
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.release()
+
+    def work_path(self, task_id: str, suffix: str) -> Path:
+        """A fresh name for something that a task writes."""
+        return self.path / "work" / f"{task_id}.{suffix}"
+
+    def run_state_path(self, run_id: str) -> Path:
+        """The file with what the client keeps for a run."""
+        return self.path / "runs" / f"{run_id}.state"
+
+    def deaths(self, task_id: str) -> int:
+        """How often the worker has died under this task, also in earlier lives of this client."""
+        try:
+            return int((self.path / "deaths" / task_id).read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def count_death(self, task_id: str) -> int:
+        """Note one more death of the worker under this task, on disk; returns how many there were now."""
+        count = self.deaths(task_id) + 1
+        write_atomically(self.path / "deaths" / task_id, str(count).encode())
+        return count
+
+    def forget_deaths(self, task_id: str) -> None:
+        """The task has ended."""
+        (self.path / "deaths" / task_id).unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
+        oldest = time.time() - STALE_AFTER_S
+        for name in ("runs", "deaths"):
+            for file in (self.path / name).iterdir():
+                if file.stat().st_mtime < oldest:
+                    file.unlink()
+
+
+class StateDirTaken(ConfigError):
+    """The state directory is in use by another client."""
+
+
+def _read_identity(path: Path) -> Identity:
+    if not path.exists():
+        identity = Identity.fresh(Role.CLIENT)
+        path.touch(mode=0o600)
+        write_atomically(path, json.dumps({"node_id": identity.id, "secret": identity.secret}).encode())
+        path.chmod(0o600)
+        return identity
+    try:
+        stored = json.loads(path.read_text())
+        return Identity(Role.CLIENT, str(stored["node_id"]), str(stored["secret"]))
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path} does not hold a node's identity. Restore it, or remove it to become a new node (results that wait in "
+            "the outbox are then refused by the server)."
+        ) from None

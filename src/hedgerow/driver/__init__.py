@@ -1,0 +1,1 @@
+"""The process that holds the strategy and runs one run."""

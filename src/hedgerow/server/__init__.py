@@ -1,0 +1,1 @@
+"""The long-running server between drivers and clients."""

@@ -1,0 +1,83 @@
+"""Wake-ups: who waits for news of what. Nothing is stored here; news is read from the store after a bell has rung."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from types import TracebackType
+
+from hedgerow.errors import Unavailable, WaitTimeout
+from hedgerow.waits import Limit, wait
+
+SWEEP = Limit("sweep_s", 30.0)
+"""The safety net: a waiter looks again after this time even when no bell rang."""
+
+
+class Listener:
+    """One waiter. Take the news *before* reading the store, so that what happens while reading is not missed."""
+
+    def __init__(self, bells: Bells, topics: tuple[str, ...]) -> None:
+        self._bells = bells
+        self._topics = topics
+        self._rung: set[str] = set(topics)
+        self._event = asyncio.Event()
+        self._event.set()
+
+    def __enter__(self) -> Listener:
+        for topic in self._topics:
+            self._bells.listeners[topic].add(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for topic in self._topics:
+            listeners = self._bells.listeners[topic]
+            listeners.discard(self)
+            if not listeners:
+                del self._bells.listeners[topic]
+
+    def ring(self, topic: str) -> None:
+        """Note that there is news on a topic."""
+        self._rung.add(topic)
+        self._event.set()
+
+    async def news(self, limit: Limit = SWEEP) -> set[str]:
+        """The topics that rang since the last call; all of them at the first call; empty when the limit was reached first.
+
+        Raises:
+            Unavailable: The server is stopping.
+        """
+        if self._bells.closed:
+            raise Unavailable("The server is stopping. Connect again when it is back.")
+        try:
+            await wait(self._event.wait(), limit, "news")
+        except WaitTimeout:
+            return set()
+        if self._bells.closed:
+            raise Unavailable("The server is stopping. Connect again when it is back.")
+        self._event.clear()
+        rung, self._rung = self._rung, set()
+        return rung
+
+
+class Bells:
+    """All waiters of one event loop, by topic."""
+
+    def __init__(self) -> None:
+        self.listeners: defaultdict[str, set[Listener]] = defaultdict(set)
+        self.closed = False
+
+    def listen(self, *topics: str) -> Listener:
+        """A waiter for these topics; use it in a ``with`` statement."""
+        return Listener(self, topics)
+
+    def ring(self, topic: str) -> None:
+        """Wake everybody who waits for this topic."""
+        for listener in self.listeners.get(topic, ()):
+            listener.ring(topic)
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self.closed = True
+        for topic, listeners in self.listeners.items():
+            for listener in listeners:
+                listener.ring(topic)

@@ -1,0 +1,47 @@
+"""What every call of both gRPC APIs has in common: who calls, and how an error gets back."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from hedgerow.errors import HedgerowError
+from hedgerow.security import Identity, Role, identity_from_metadata
+from hedgerow.wire.status import to_status
+
+log = logging.getLogger(__name__)
+S = TypeVar("S")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def call(
+    role: Role,
+) -> Callable[[Callable[[S, Any, Context, Identity], Awaitable[Any]]], Callable[[S, Any, Context], Awaitable[Any]]]:
+    """Wrap a method ``(self, request, context, who)`` as a gRPC handler for callers of one role.
+
+    An error of :mod:`hedgerow.errors` ends the call with its status; any other is logged with its traceback and becomes INTERNAL.
+    """
+
+    def wrap(method: Callable[[S, Any, Context, Identity], Awaitable[Any]]) -> Callable[[S, Any, Context], Awaitable[Any]]:
+        @functools.wraps(method)
+        async def handler(self: S, request: Any, context: Context) -> Any:
+            try:
+                who = identity_from_metadata(context.invocation_metadata(), role)
+                return await method(self, request, context, who)
+            except HedgerowError as error:
+                problem: HedgerowError = error
+                log.debug("%s of %s refused: %s", method.__name__, context.peer(), error)
+            except Exception:
+                log.exception("%s of %s failed", method.__name__, context.peer())
+                problem = HedgerowError(f"The server failed in {method.__name__}; its log says why.")
+            code, details, trailing = to_status(problem)
+            return await context.abort(code, details, trailing)
+
+        return handler
+
+    return wrap

@@ -1,0 +1,185 @@
+"""The Driver API: runs, their tasks and results, and the list of nodes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from hedgerow.errors import InvalidArgument
+from hedgerow.records import DataPlane, RunState
+from hedgerow.security import Identity, Role
+from hedgerow.server.background import Background
+from hedgerow.server.bells import Bells
+from hedgerow.server.calls import Context, call
+from hedgerow.server.grants import Grants
+from hedgerow.server.notifier import Notifier
+from hedgerow.server.sessions import Sessions
+from hedgerow.store.store import Store
+from hedgerow.waits import Limit
+from hedgerow.wire import convert
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, records_pb2
+
+log = logging.getLogger(__name__)
+
+WATCH_BEAT = Limit("watch_beat_s", 15.0)
+NODES_A_MESSAGE = 1000
+RESULTS_A_MESSAGE = 100  # with inline parameters of 64 KiB each, well below the limit of a message
+MAX_RUN_NAME_CHARS = 200
+
+
+class Driver(driver_pb2_grpc.DriverServicer):
+    """What drivers ask of the server."""
+
+    def __init__(
+        self,
+        store: Store,
+        sessions: Sessions,
+        bells: Bells,
+        grants: Grants,
+        background: Background,
+        notifier: Notifier,
+        data_plane: DataPlane,
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._bells = bells
+        self._grants = grants
+        self._background = background
+        self._notifier = notifier
+        self._data_plane = convert.data_plane_to_proto(data_plane)
+
+    @call(Role.DRIVER)
+    async def CreateRun(  # noqa: N802 (named by the protocol)
+        self, request: driver_pb2.CreateRunRequest, context: Context, who: Identity
+    ) -> driver_pb2.CreateRunReply:
+        """Open a run or take it up again."""
+        run_id = convert.check_id("run_id", request.run_id)
+        if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
+            raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
+        state = await self._store.create_run(who, run_id, request.name, request.seed)
+        log.info("Run %s (%s) opened by a driver at %s", run_id, request.name, context.peer(), extra={"action": "run_opened"})
+        return driver_pb2.CreateRunReply(
+            server_id=self._store.server_id, state=convert.run_state_to_proto(state), data_plane=self._data_plane
+        )
+
+    @call(Role.DRIVER)
+    async def PushTasks(  # noqa: N802
+        self, request: driver_pb2.PushTasksRequest, context: Context, who: Identity
+    ) -> driver_pb2.PushTasksReply:
+        """Queue tasks; those for connected nodes go out at once."""
+        tasks = [convert.task_from_proto(task) for task in request.tasks]
+        foreign = next((task for task in tasks if task.run_id != request.run_id), None)
+        if foreign is not None:
+            raise InvalidArgument(f"The task {foreign.task_id} belongs to the run {foreign.run_id}, not to {request.run_id}.")
+        pushed = await self._store.push_tasks(who, request.run_id, tasks)
+        for kind, count in Counter(task.instruction.kind for task in tasks).items():
+            log.info("Received %d %s task(s) from the driver of run %s", count, kind, request.run_id)
+        by_id = {task.task_id: task for task in request.tasks}
+        for node_id, epoch, task in ((a.node_id, a.epoch, a.task) for a in pushed.assign):
+            if self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(assign=by_id[task.task_id])):
+                log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, node_id)
+        if pushed.failed:
+            self._bells.ring(f"run/{request.run_id}")
+        return driver_pb2.PushTasksReply(created=pushed.created)
+
+    @call(Role.DRIVER)
+    async def CancelTasks(  # noqa: N802
+        self, request: driver_pb2.CancelTasksRequest, context: Context, who: Identity
+    ) -> driver_pb2.CancelTasksReply:
+        """End tasks that are not final yet."""
+        cancelled = await self._store.cancel_tasks(who, request.run_id, list(request.task_ids), request.reason)
+        self._notifier.cancelled([request.run_id], cancelled.notify, request.reason)
+        return driver_pb2.CancelTasksReply(cancelled=cancelled.count)
+
+    @call(Role.DRIVER)
+    async def Watch(  # type: ignore[override]  # noqa: N802
+        self, request: driver_pb2.WatchRequest, context: Context, who: Identity
+    ) -> None:
+        """Push node changes and results as they happen, until the run ends or the driver goes."""
+        await self._store.check_run(who, request.run_id)
+        await self._store.run_seen(request.run_id, True)
+        try:
+            await self._watch(request, context, who)
+        finally:
+            # Not awaited: the call may be cancelled already.
+            self._background.spawn(self._unwatched(request.run_id), f"noting that run {request.run_id} is not watched")
+
+    async def _watch(self, request: driver_pb2.WatchRequest, context: Context, who: Identity) -> None:
+        run_topic, version, cursor = f"run/{request.run_id}", request.after_node_version, request.after_result
+        with self._bells.listen("nodes", run_topic) as listener:
+            while True:
+                rung = await listener.news(WATCH_BEAT)
+                if not rung:
+                    await context.write(driver_pb2.WatchEvent(beat=driver_pb2.WatchBeat()))
+                if "nodes" in rung or not rung:
+                    version = await self._send_nodes(context, version, first=version == request.after_node_version)
+                if run_topic in rung or not rung:
+                    cursor = await self._send_results(context, request.run_id, cursor)
+                    info = await self._store.check_run(who, request.run_id)
+                    if info.state.final:
+                        ended = driver_pb2.RunEnded(state=convert.run_state_to_proto(info.state), message=info.message)
+                        await context.write(driver_pb2.WatchEvent(ended=ended))
+                        return
+
+    async def _send_nodes(self, context: Context, version: int, *, first: bool) -> int:
+        while True:
+            nodes = await self._store.nodes_after(version, NODES_A_MESSAGE)
+            complete = len(nodes) < NODES_A_MESSAGE
+            if nodes or first:
+                changes = driver_pb2.NodeChanges(nodes=map(convert.node_to_proto, nodes), complete=complete)
+                await context.write(driver_pb2.WatchEvent(nodes=changes))
+            version = nodes[-1].version if nodes else version
+            if complete:
+                return version
+
+    async def _send_results(self, context: Context, run_id: str, cursor: int) -> int:
+        while results := await self._store.results_after(run_id, cursor, RESULTS_A_MESSAGE):
+            message = driver_pb2.Results(results=map(convert.result_to_proto, results))
+            await context.write(driver_pb2.WatchEvent(results=message))
+            cursor = results[-1].cursor
+        return cursor
+
+    async def _unwatched(self, run_id: str) -> None:
+        await self._store.run_seen(run_id, False)
+        log.debug("The driver of run %s does not watch it any longer", run_id)
+
+    @call(Role.DRIVER)
+    async def StartUpload(  # noqa: N802
+        self, request: records_pb2.StartUploadRequest, context: Context, who: Identity
+    ) -> records_pb2.StartUploadReply:
+        """Where to put parameters."""
+        await self._store.check_run(who, request.run_id)
+        return await self._grants.upload(who, request)
+
+    @call(Role.DRIVER)
+    async def ResolveBlob(  # noqa: N802
+        self, request: records_pb2.ResolveBlobRequest, context: Context, who: Identity
+    ) -> records_pb2.ResolveBlobReply:
+        """Where to get the parameters of a result."""
+        blob = await self._store.blob_for_driver(who, request.run_id, convert.check_digest(request.digest))
+        return self._grants.download(who, blob)
+
+    @call(Role.DRIVER)
+    async def AcknowledgeRound(  # noqa: N802
+        self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
+    ) -> driver_pb2.AcknowledgeRoundReply:
+        """Release what clients and server keep for rounds that are safe with the driver."""
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep))
+        self._notifier.released(done.release)
+        await self._notifier.unlink(done.files)
+        return driver_pb2.AcknowledgeRoundReply()
+
+    @call(Role.DRIVER)
+    async def EndRun(  # noqa: N802
+        self, request: driver_pb2.EndRunRequest, context: Context, who: Identity
+    ) -> driver_pb2.EndRunReply:
+        """End a run."""
+        state = convert.run_state_from_proto(request.state)
+        if state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED):
+            raise InvalidArgument(f"A run cannot end as {state}.")
+        ended = await self._store.end_run(who, request.run_id, state, request.message)
+        self._notifier.cancelled([request.run_id], ended.notify, "the run has ended")
+        self._notifier.released(ended.release)
+        await self._notifier.unlink(ended.files)
+        log.info("Run %s %s %s", request.run_id, state, request.message, extra={"action": "run_ended"})
+        return driver_pb2.EndRunReply()

@@ -1,0 +1,163 @@
+"""The Fleet API: sessions of clients, their results and their blobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc.aio
+
+from hedgerow.errors import InvalidArgument, WaitTimeout
+from hedgerow.records import DataPlane, Outcome
+from hedgerow.security import Identity, Role
+from hedgerow.server.background import Background
+from hedgerow.server.bells import Bells
+from hedgerow.server.calls import Context, call
+from hedgerow.server.grants import Grants
+from hedgerow.server.sessions import NodeSession, Sessions
+from hedgerow.store.store import Store
+from hedgerow.waits import Limit, wait
+from hedgerow.wire import convert
+from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
+
+log = logging.getLogger(__name__)
+
+HELLO = Limit("hello_s", 10.0)
+SILENT_BEATS = 3
+MAX_NAME_CHARS = 128
+
+
+class Fleet(fleet_pb2_grpc.FleetServicer):
+    """What clients ask of the server."""
+
+    def __init__(
+        self, store: Store, sessions: Sessions, bells: Bells, grants: Grants, background: Background, data_plane: DataPlane
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._bells = bells
+        self._grants = grants
+        self._background = background
+        self._data_plane = convert.data_plane_to_proto(data_plane)
+
+    @call(Role.CLIENT)
+    async def Session(  # type: ignore[override]  # noqa: N802 (named by the protocol)
+        self, _: object, context: Context, who: Identity
+    ) -> None:
+        """One connection of a client, until either side ends it."""
+        hello = await self._read_hello(context, who)
+        session = NodeSession(who)
+        # Registered before the store opens it: what is pushed from now on must reach this session.
+        self._sessions.add(session)
+        reader: asyncio.Task[None] | None = None
+        try:
+            opened = await self._store.open_session(who, hello.name, list(hello.running), list(hello.finished))
+            session.epoch, session.name = opened.epoch, hello.name
+            log.info("Node %s connected (id %s, epoch %d)", hello.name, who.id, opened.epoch, extra={"action": "node_connected"})
+            self._bells.ring("nodes")
+            for run_id in opened.run_ids:
+                self._bells.ring(f"run/{run_id}")
+            await context.write(self._welcome(session))
+            for task_id in opened.cancel:
+                await context.write(fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=task_id, reason="it has ended")))
+            if opened.release:
+                await context.write(fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=opened.release)))
+            for task in opened.assign:
+                log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
+                await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task)))
+            session.last_heard = asyncio.get_running_loop().time()
+            reader = asyncio.get_running_loop().create_task(self._read(session, context))
+            await self._write(session, context)
+        finally:
+            if reader is not None:
+                reader.cancel()
+            self._sessions.remove(session)
+            if session.epoch:
+                # Not awaited here: the call may be cancelled already, and the store must hear of it all the same.
+                self._background.spawn(self._closed(session), f"closing the session of node {session.name}")
+
+    async def _read_hello(self, context: Context, who: Identity) -> fleet_pb2.Hello:
+        first = await wait(context.read(), HELLO, "the client's hello")
+        if first is grpc.aio.EOF or first.WhichOneof("event") != "hello":
+            raise InvalidArgument("The first message of a session must be hello.")
+        hello: fleet_pb2.Hello = first.hello
+        if hello.node_id != who.id:
+            raise InvalidArgument(f"The hello is from node {hello.node_id!r}, the call from {who.id!r}.")
+        if not 0 < len(hello.name) <= MAX_NAME_CHARS or not hello.name.isprintable():
+            raise InvalidArgument(f"A node's name has 1 to {MAX_NAME_CHARS} printable characters, not {hello.name[:200]!r}.")
+        return hello
+
+    def _welcome(self, session: NodeSession) -> fleet_pb2.SessionDown:
+        return fleet_pb2.SessionDown(
+            welcome=fleet_pb2.Welcome(
+                server_id=self._store.server_id,
+                epoch=session.epoch,
+                beat_interval_s=self._sessions.beat_interval_s(),
+                data_plane=self._data_plane,
+            )
+        )
+
+    async def _write(self, session: NodeSession, context: Context) -> None:
+        """Push what is queued, with a beat when nothing was for a while; ends with the session."""
+        interval = self._sessions.beat_interval_s()
+        limit = Limit("beat_interval_s", interval)
+        while True:
+            try:
+                message = await session.next(limit)
+            except WaitTimeout:
+                silent_s = asyncio.get_running_loop().time() - session.last_heard
+                if silent_s > SILENT_BEATS * interval:
+                    log.warning("Node %s has been silent for %.0f s; its session ends", session.name, silent_s)
+                    return
+                message = fleet_pb2.SessionDown(beat=fleet_pb2.Beat())
+            if message is None:
+                return
+            await context.write(message)
+
+    async def _read(self, session: NodeSession, context: Context) -> None:
+        """Take in what the client says until it ends the stream."""
+        while (message := await context.read()) is not grpc.aio.EOF:
+            session.last_heard = asyncio.get_running_loop().time()
+            if message.WhichOneof("event") == "leave":
+                leave: fleet_pb2.Leave = message.leave
+                log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
+                await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back))
+        session.end()
+
+    async def _closed(self, session: NodeSession) -> None:
+        await self._store.close_session(session.who.id, session.epoch)
+        log.info("Node %s disconnected", session.name, extra={"action": "node_disconnected"})
+        self._bells.ring("nodes")
+
+    @call(Role.CLIENT)
+    async def StartUpload(  # noqa: N802
+        self, request: records_pb2.StartUploadRequest, context: Context, who: Identity
+    ) -> records_pb2.StartUploadReply:
+        """Where to put a result's parameters."""
+        self._sessions.of(who)
+        return await self._grants.upload(who, request)
+
+    @call(Role.CLIENT)
+    async def ResolveBlob(  # noqa: N802
+        self, request: records_pb2.ResolveBlobRequest, context: Context, who: Identity
+    ) -> records_pb2.ResolveBlobReply:
+        """Where to get the parameters of a task."""
+        self._sessions.of(who)
+        blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
+        return self._grants.download(who, blob)
+
+    @call(Role.CLIENT)
+    async def CompleteTask(  # noqa: N802
+        self, request: fleet_pb2.CompleteTaskRequest, context: Context, who: Identity
+    ) -> fleet_pb2.CompleteTaskReply:
+        """Take in the result of a task, once."""
+        session = self._sessions.of(who, request.epoch)
+        reply = convert.reply_from_proto(request.reply)
+        completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
+        if completed.accepted:
+            self._bells.ring(f"run/{completed.run_id}")
+            level = logging.INFO if reply.outcome is Outcome.OK else logging.WARNING
+            log.log(level, "Received result of task %s from node %s: %s", request.task_id, session.name, reply.outcome)
+        if completed.release:
+            session.push(fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=[request.task_id])))
+        return fleet_pb2.CompleteTaskReply(accepted=completed.accepted)

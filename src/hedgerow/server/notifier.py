@@ -1,0 +1,43 @@
+"""Tells nodes, drivers and the blob folder what a change in the store means for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from hedgerow.server.bells import Bells
+from hedgerow.server.sessions import Sessions
+from hedgerow.store.blobs import BlobFolder
+from hedgerow.store.changes import Notice, Release
+from hedgerow.wire.proto import fleet_pb2
+
+
+class Notifier:
+    """The one place that turns notices, releases and freed files into messages, bells and deletions."""
+
+    def __init__(self, sessions: Sessions, bells: Bells, folder: BlobFolder) -> None:
+        self._sessions = sessions
+        self._bells = bells
+        self._folder = folder
+
+    def cancelled(self, run_ids: Iterable[str], notify: Iterable[Notice], reason: str) -> None:
+        """Tasks ended without their nodes: tell these, and the drivers that wait for results."""
+        for node_id, epoch, task_id in notify:
+            cancel = fleet_pb2.Cancel(task_id=task_id, reason=reason)
+            self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(cancel=cancel))
+        for run_id in run_ids:
+            self._bells.ring(f"run/{run_id}")
+
+    def released(self, release: Iterable[Release]) -> None:
+        """Results are safe with the driver: their nodes may drop them."""
+        for node_id, epoch, task_ids in release:
+            self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=task_ids)))
+
+    async def unlink(self, files: list[str]) -> None:
+        """Delete files whose rows are gone."""
+        if files:
+            await asyncio.to_thread(self._delete, files)
+
+    def _delete(self, files: list[str]) -> None:
+        for name in files:
+            self._folder.delete(name)

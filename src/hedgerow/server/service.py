@@ -1,0 +1,166 @@
+"""Composes a server out of its parts, starts them in order and stops them in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+
+import filelock
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from hedgerow.clock import SystemClock
+from hedgerow.errors import ConfigError
+from hedgerow.security import UrlSigner
+from hedgerow.server.background import Background
+from hedgerow.server.bells import Bells
+from hedgerow.server.blob_port import BlobPort
+from hedgerow.server.driver_api import Driver
+from hedgerow.server.fleet import Fleet
+from hedgerow.server.grants import Grants
+from hedgerow.server.notifier import Notifier
+from hedgerow.server.options import ServerOptions
+from hedgerow.server.sessions import Sessions
+from hedgerow.server.sweeper import Sweeper
+from hedgerow.server.web import WebPort
+from hedgerow.store.blobs import BlobFolder
+from hedgerow.store.store import Store
+from hedgerow.waits import Limit
+from hedgerow.wire.channel import SERVER_OPTIONS, Address
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+COME_BACK_AFTER_S = 1.0
+
+
+class Service:
+    """A server: call :meth:`start`, then :meth:`stop`. One at a time for each state directory.
+
+    After :meth:`start`, ``fleet_address``, ``driver_address``, ``blob_port`` and ``web_port`` say where it really listens.
+    """
+
+    fleet_address: Address
+    driver_address: Address
+    blob_port: int
+    web_port: int
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._exits = contextlib.AsyncExitStack()
+        self._background = Background()
+        self.sessions = Sessions()
+        self.bells = Bells()
+
+    async def start(self) -> None:
+        """Open the store and all ports.
+
+        Raises:
+            ConfigError: A port is taken, the state directory cannot be used or is held by another server, or the database is
+                of another version. Nothing is left running then.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+
+    async def _start(self) -> None:
+        options = self._options
+        log.info("Starting Flower server")
+        if options.insecure:
+            log.warning("Option `--insecure` was set. Starting insecure HTTP server.")
+        self._lock_state_dir()
+        store = await self._open_store()
+        clock = SystemClock()
+        folder = BlobFolder(options.state_dir / "blobs")
+        folder.delete_orphans(await store.live_files())
+
+        certificates = options.certificates
+        context = None if certificates is None else certificates.https_server()
+        blobs = BlobPort(store, folder, UrlSigner(store.url_key), clock, options.blob_address, context)
+        self.blob_port = await asyncio.to_thread(blobs.start)
+        self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
+
+        self._exits.push_async_callback(self._background.finish, Limit("stop_s", options.stop_s))
+        grants = Grants(store, clock, options.url_lifetime_s)
+        notifier = Notifier(self.sessions, self.bells, folder)
+        plane = options.data_plane(self.blob_port)
+        driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane)
+        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane)
+
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
+        self._add_standard_services(server, driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name)
+        self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
+        log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
+
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
+        self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
+        self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
+        log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
+
+        web = WebPort(store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes))
+        self._exits.push_async_callback(web.stop)
+        self.web_port = await web.start(options.web_address)
+        log.info(
+            "Blobs on port %d, health and metrics on %s", self.blob_port, Address(options.web_address.host, self.web_port).text
+        )
+        sweeper = Sweeper(store, self.bells, notifier, clock, options)
+        self._exits.callback(asyncio.create_task(sweeper.run()).cancel)
+
+    async def stop(self) -> None:
+        """Say goodbye to everybody, let calls in flight end, close the ports and the store."""
+        log.info("Stopping Flower server")
+        for session in self.sessions:
+            session.end(fleet_pb2.Goodbye(reason="the server is stopping", come_back_after_s=COME_BACK_AFTER_S))
+        self.bells.close()
+        await self._exits.aclose()
+        log.info("Stopped Flower server")
+
+    def _lock_state_dir(self) -> None:
+        path = self._options.state_dir
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = filelock.FileLock(path / "server.lock", timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise ConfigError(f"The state directory {path} is held by another server. Stop it, or give --state-dir.") from None
+        except OSError as error:
+            raise ConfigError(f"The state directory {path} cannot be used: {error.strerror}. Give --state-dir.") from None
+        self._exits.callback(lock.release)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise ConfigError(f"The state directory {path} is not writable. Give --state-dir.")
+
+    async def _open_store(self) -> Store:
+        url = self._options.database_url
+        store = await asyncio.to_thread(Store.open, url, SystemClock())
+        self._exits.push_async_callback(asyncio.to_thread, store.close)
+        log.info("Using the store %s (server id %s)", url, store.server_id)
+        return store
+
+    async def _listen(self, server: grpc.aio.Server, address: Address, option: str) -> Address:
+        certificates = self._options.certificates
+        try:
+            if certificates is None:
+                port = server.add_insecure_port(address.text)
+            else:
+                port = server.add_secure_port(address.text, certificates.grpc_server())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"Cannot listen on {address.text} ({option}): the address is in use or not this machine's."
+            ) from error
+        await server.start()
+        self._exits.push_async_callback(server.stop, self._options.stop_s)
+        return Address(address.host, port)
+
+    def _add_standard_services(self, server: grpc.aio.Server, name: str) -> None:
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
+        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,0 +1,57 @@
+"""What must happen because time has passed: lost nodes, vanished drivers, tasks that ran for too long, unused uploads."""
+
+from __future__ import annotations
+
+import logging
+
+from hedgerow.clock import Clock
+from hedgerow.errors import HedgerowError
+from hedgerow.server.bells import Bells
+from hedgerow.server.notifier import Notifier
+from hedgerow.server.options import ServerOptions
+from hedgerow.store.store import Store
+from hedgerow.waits import pause
+
+log = logging.getLogger(__name__)
+
+LONGEST_SWEEP_S = 30.0
+
+
+class Sweeper:
+    """Applies the options that are measured in time."""
+
+    def __init__(self, store: Store, bells: Bells, notifier: Notifier, clock: Clock, options: ServerOptions) -> None:
+        self._store = store
+        self._bells = bells
+        self._notifier = notifier
+        self._clock = clock
+        self._options = options
+
+    async def run(self) -> None:
+        """Sweep for ever; a sweep that fails is logged and the next one tries again."""
+        options = self._options
+        interval_s = min(
+            LONGEST_SWEEP_S, *(limit / 4 for limit in (options.node_lost_s, options.max_task_s, options.driver_lost_s))
+        )
+        while True:
+            await pause(interval_s, "between two sweeps")
+            try:
+                await self.sweep()
+            except HedgerowError as error:
+                log.warning("A sweep failed and will be repeated: %s", error)
+
+    async def sweep(self) -> None:
+        """One pass over everything."""
+        now, options = self._clock.now(), self._options
+        lost = await self._store.lose_nodes(now - options.node_lost_s)
+        for node in lost.nodes:
+            log.warning("Node %s is lost: away for more than %g s", node.name, options.node_lost_s, extra={"action": "node_lost"})
+        if lost.nodes:
+            self._bells.ring("nodes")
+        for run_id in lost.run_ids:
+            self._bells.ring(f"run/{run_id}")
+        expired = await self._store.expire_tasks(now - options.max_task_s)
+        self._notifier.cancelled(expired.run_ids, expired.notify, f"it took longer than {options.max_task_s:g} s")
+        for run_id in await self._store.interrupt_runs(now - options.driver_lost_s):
+            log.warning("Run %s is interrupted: its driver has vanished", run_id, extra={"action": "run_interrupted"})
+        await self._notifier.unlink(await self._store.collect_blobs(now - options.unused_blob_s))

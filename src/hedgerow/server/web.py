@@ -1,0 +1,79 @@
+"""The web port: ``/healthz`` for supervisors and ``/metrics`` for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from hedgerow.errors import ConfigError, HedgerowError
+from hedgerow.store.store import Store
+from hedgerow.waits import Limit, wait
+from hedgerow.wire.channel import Address
+
+log = logging.getLogger(__name__)
+
+HEALTH = Limit("health_s", 5.0)
+
+
+class WebPort:
+    """Serves the state of the server to people and programs on the same machine."""
+
+    def __init__(self, store: Store, sessions: Callable[[], int], blob_bytes: Callable[[], tuple[int, int]]) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._blob_bytes = blob_bytes
+        self._registry = CollectorRegistry()
+        self._nodes = Gauge("hedgerow_nodes", "Nodes by state", ["state"], registry=self._registry)
+        self._runs = Gauge("hedgerow_runs", "Runs by state", ["state"], registry=self._registry)
+        self._tasks = Gauge("hedgerow_tasks", "Tasks by state", ["state"], registry=self._registry)
+        self._open_sessions = Gauge("hedgerow_sessions", "Open sessions of clients", registry=self._registry)
+        self._blobs = Gauge("hedgerow_blobs", "Blobs in the store", registry=self._registry)
+        self._stored = Gauge("hedgerow_blob_store_bytes", "Bytes of blobs in the store", registry=self._registry)
+        self._moved = Gauge("hedgerow_blob_bytes", "Bytes through the blob port", ["direction"], registry=self._registry)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, address: Address) -> int:
+        """Listen; returns the TCP port.
+
+        Raises:
+            ConfigError: The address cannot be used.
+        """
+        app = web.Application()
+        app.add_routes([web.get("/healthz", self._healthz), web.get("/metrics", self._metrics)])
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, address.host, address.port, shutdown_timeout=0.5)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(f"Cannot listen on {address.text} (--web-address): {error.strerror or error}.") from None
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        try:
+            await wait(self._store.counts(), HEALTH, "the store")
+        except HedgerowError as error:
+            return web.json_response({"status": "failing", "reason": str(error)}, status=503)
+        return web.json_response({"status": "ok", "server_id": self._store.server_id})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        counts = await wait(self._store.counts(), HEALTH, "the store")
+        for gauge, values in ((self._nodes, counts.nodes), (self._runs, counts.runs), (self._tasks, counts.tasks)):
+            for state, number in values.items():
+                gauge.labels(str(state)).set(number)
+        self._open_sessions.set(self._sessions())
+        self._blobs.set(counts.blobs)
+        self._stored.set(counts.blob_bytes)
+        received, sent = self._blob_bytes()
+        self._moved.labels("received").set(received)
+        self._moved.labels("sent").set(sent)
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

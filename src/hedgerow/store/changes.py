@@ -1,0 +1,142 @@
+"""What the store's methods give back: plain values, complete when they are handed over. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hedgerow.records import Blob, Node, NodeState, RunState, Task
+from hedgerow.task_states import TaskState
+
+Notice: TypeAlias = tuple[str, int, str]
+"""Node id, epoch of its open session, task id: tell the node that this task need not be finished."""
+
+Release: TypeAlias = tuple[str, int, list[str]]
+"""Node id, epoch of its open session, task ids: tell the node that these outbox entries may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A session's epoch, and what the client must be told: tasks to carry out, tasks to drop, outbox entries to drop.
+
+    ``run_ids`` are runs whose tasks failed because this node took the name of one that is gone: their drivers' bells must ring.
+    """
+
+    epoch: int
+    assign: list[Task]
+    cancel: list[str]
+    release: list[str]
+    run_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nodes that are lost now, and the runs that have failed tasks from it."""
+
+    nodes: list[Node]
+    run_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A task to send to a node in its session of this epoch."""
+
+    node_id: str
+    epoch: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """How many tasks were new, those to send now, and whether some of them failed at once (there are results to read)."""
+
+    created: int
+    assign: list[Assignment]
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Whether the result was taken, the run it belongs to, and whether the client may drop its outbox entry at once."""
+
+    accepted: bool
+    run_id: str
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """How many tasks were open and are cancelled now, and whom to tell."""
+
+    count: int
+    notify: list[Notice]
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The runs that have expired tasks, and whom to tell."""
+
+    run_ids: list[str]
+    notify: list[Notice]
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Outbox entries that may go, and blob files whose rows are gone: the caller unlinks them."""
+
+    release: list[Release]
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Tasks to cancel at their nodes, outbox entries that may go, and blob files to unlink."""
+
+    notify: list[Notice]
+    release: list[Release]
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as people see it. Times are Unix time in seconds; ``ended_at`` is None while it is open."""
+
+    run_id: str
+    name: str
+    seed: int
+    state: RunState
+    message: str
+    created_at: float
+    ended_at: float | None
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload by ``who`` (``"role/id"``) of ``size`` bytes; ``done`` is the blob when all of it has arrived."""
+
+    upload_id: str
+    who: str
+    size: int
+    done: Blob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much of everything there is."""
+
+    nodes: Mapping[NodeState, int]
+    runs: Mapping[RunState, int]
+    tasks: Mapping[TaskState, int]
+    blobs: int
+    blob_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTotals:
+    """What the writer did since it started: commits, changes in them, and seconds from begin to commit's end."""
+
+    commits: int
+    changes: int
+    seconds: float

@@ -1,0 +1,163 @@
+"""Nodes and their sessions: statements on one connection, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from hedgerow.errors import AlreadyExists, NotFound
+from hedgerow.records import Node, NodeState, Outcome, Reply, RunState, Task
+from hedgerow.security import Identity, check_secret
+from hedgerow.store import schema
+from hedgerow.store.changes import Lost, SessionOpened
+from hedgerow.store.schema import Row
+from hedgerow.store.tasks import finish, move, open_tasks_of_node, read_task, rows_by_id
+from hedgerow.task_states import OPEN, Event, TaskState
+
+_NODES = schema.nodes.c
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """Ids of the tasks that a client says it has: running or queued there, and finished in its outbox."""
+
+    running: frozenset[str]
+    finished: frozenset[str]
+
+
+def open_session(connection: Connection, who: Identity, name: str, in_hand: InHand, now: float) -> SessionOpened:
+    """See :meth:`hedgerow.store.store.Store.open_session`."""
+    known = connection.execute(select(schema.nodes).where(_NODES.node_id == who.id)).one_or_none()
+    if known is not None:
+        check_secret(known.secret_hash, who)
+    run_ids = _take_name(connection, who.id, name, now)
+    epoch = 1 if known is None else known.epoch + 1
+    values = {
+        "name": name,
+        "state": NodeState.ONLINE.value,
+        "version": _next_version(connection),
+        "epoch": epoch,
+        "last_seen": now,
+        "away_since": None,
+    }
+    if known is None:
+        new = values | {"node_id": who.id, "secret_hash": who.secret_hash, "created_at": now}
+        connection.execute(insert(schema.nodes).values(new))
+    else:
+        connection.execute(update(schema.nodes).where(_NODES.node_id == who.id).values(values))
+    assign = _resume(connection, who.id, in_hand, now)
+    cancel, release = _to_drop(connection, who.id, in_hand)
+    return SessionOpened(epoch, assign, cancel, release, run_ids)
+
+
+def _take_name(connection: Connection, node_id: str, name: str, now: float) -> list[str]:
+    """Make the name free for a node; the runs whose tasks failed with the node that held it."""
+    holder = connection.execute(select(schema.nodes).where(_NODES.name == name, _NODES.node_id != node_id)).one_or_none()
+    if holder is None:
+        return []
+    if holder.state == NodeState.ONLINE:
+        raise AlreadyExists(
+            f"The name {name!r} belongs to the node {holder.node_id}, which is online. Choose another name, or stop that client."
+        )
+    for other in (f"{name}~{holder.node_id[:8]}", f"{name}~{holder.node_id}"):
+        if connection.execute(select(_NODES.node_id).where(_NODES.name == other)).first() is None:
+            break
+    else:
+        raise AlreadyExists(
+            f"The name {name!r} was held by the node {holder.node_id}, and so were its substitutes. Choose another."
+        )
+    connection.execute(update(schema.nodes).where(_NODES.node_id == holder.node_id).values(name=other))
+    return _lose(connection, [holder], f"Another node took the name {name!r}.", now)
+
+
+def _resume(connection: Connection, node_id: str, in_hand: InHand, now: float) -> list[Task]:
+    """Mark what the node has or gets as sent; the tasks that it gets."""
+    assign, running = [], []
+    for row in open_tasks_of_node(connection, node_id):
+        if row.task_id in in_hand.finished:
+            continue
+        if row.task_id not in in_hand.running:
+            assign.append(row)
+        elif row.state == TaskState.QUEUED:
+            running.append(row)
+    move(connection, assign + running, Event.SENT, now)
+    return [read_task(row) for row in assign]
+
+
+def _to_drop(connection: Connection, node_id: str, in_hand: InHand) -> tuple[list[str], list[str]]:
+    """Which running tasks are to be cancelled, and which outbox entries may go."""
+    rows = {row.task_id: row for row in rows_by_id(connection, in_hand.running | in_hand.finished) if row.node_id == node_id}
+
+    def over(task_id: str) -> bool:
+        row = rows.get(task_id)
+        return row is None or row.round <= row.acknowledged_round or RunState(row.run_state).final
+
+    cancel = sorted(i for i in in_hand.running if i not in rows or TaskState(rows[i].state) not in OPEN)
+    release = sorted(i for i in in_hand.finished if over(i) and (i not in rows or TaskState(rows[i].state) not in OPEN))
+    return cancel, release
+
+
+def close_session(connection: Connection, node_id: str, epoch: int, handed_back: Sequence[str], now: float) -> None:
+    """See :meth:`hedgerow.store.store.Store.close_session`."""
+    node = connection.execute(select(_NODES.epoch, _NODES.state).where(_NODES.node_id == node_id)).one_or_none()
+    if node is None or node.epoch != epoch or node.state != NodeState.ONLINE:
+        return
+    away = {
+        "state": NodeState.AWAY.value,
+        "version": _next_version(connection),
+        "last_seen": now,
+        "away_since": now,
+    }
+    connection.execute(update(schema.nodes).where(_NODES.node_id == node_id).values(away))
+    back = frozenset(handed_back)
+    given = (
+        [r for r in open_tasks_of_node(connection, node_id) if r.task_id in back and r.state == TaskState.SENT] if back else []
+    )
+    move(connection, given, Event.HANDED_BACK, now)
+
+
+def lose_nodes(connection: Connection, away_before: float, now: float) -> Lost:
+    """See :meth:`hedgerow.store.store.Store.lose_nodes`."""
+    gone = select(schema.nodes).where(_NODES.state == NodeState.AWAY.value, _NODES.away_since < away_before)
+    rows = connection.execute(gone.order_by(_NODES.version)).all()
+    run_ids = _lose(connection, rows, "The node stayed away for too long.", now)
+    ids = [row.node_id for row in rows]
+    lost = connection.execute(select(schema.nodes).where(_NODES.node_id.in_(ids)).order_by(_NODES.version)).all() if ids else []
+    return Lost([_node(row) for row in lost], run_ids)
+
+
+def _lose(connection: Connection, rows: Iterable[Row], why: str, now: float) -> list[str]:
+    """These nodes are lost and their open tasks fail; the runs concerned."""
+    run_ids: dict[str, None] = {}
+    for row in rows:
+        values = {"state": NodeState.LOST.value, "version": _next_version(connection)}
+        connection.execute(update(schema.nodes).where(_NODES.node_id == row.node_id).values(values))
+        open_tasks = open_tasks_of_node(connection, row.node_id)
+        finish(connection, open_tasks, Reply(Outcome.NODE_LOST, f"{row.name}: {why}"), now)
+        run_ids.update(dict.fromkeys(task.run_id for task in open_tasks))
+    return list(run_ids)
+
+
+def nodes_after(connection: Connection, version: int, limit: int) -> list[Node]:
+    """See :meth:`hedgerow.store.store.Store.nodes_after`."""
+    newer = select(schema.nodes).where(_NODES.version > version).order_by(_NODES.version).limit(limit)
+    return [_node(row) for row in connection.execute(newer)]
+
+
+def check_node(connection: Connection, who: Identity) -> Node:
+    """See :meth:`hedgerow.store.store.Store.check_node`."""
+    row = connection.execute(select(schema.nodes).where(_NODES.node_id == who.id)).one_or_none()
+    if row is None:
+        raise NotFound(f"The node {who.id} is not known here. Open a session first.")
+    check_secret(row.secret_hash, who)
+    return _node(row)
+
+
+def _next_version(connection: Connection) -> int:
+    return int(connection.execute(select(func.coalesce(func.max(_NODES.version), 0))).scalar_one()) + 1
+
+
+def _node(row: Row) -> Node:
+    return Node(row.node_id, row.name, NodeState(row.state), row.version, row.last_seen)

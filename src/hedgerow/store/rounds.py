@@ -1,0 +1,66 @@
+"""What ends: a round that is acknowledged, a run that is over. Statements on one connection, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+
+from hedgerow.errors import InvalidArgument
+from hedgerow.records import Outcome, Reply, RunState
+from hedgerow.security import Identity
+from hedgerow.store import references, schema
+from hedgerow.store.changes import Acknowledged, Ended, Release
+from hedgerow.store.runs import find_run, own_run
+from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_run
+
+_RUNS, _RESULTS = schema.runs.c, schema.results.c
+_NO_ROUND = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ends."""
+
+    state: RunState
+    message: str
+
+
+def acknowledge_round(connection: Connection, who: Identity, run_id: str, round: int, keep: Sequence[str]) -> Acknowledged:
+    """See :meth:`hedgerow.store.store.Store.acknowledge_round`."""
+    run = own_run(connection, who, run_id)
+    if RunState(run.state).final:
+        return Acknowledged([], [])  # everything is released already
+    if round > run.acknowledged_round:
+        connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
+    released = _release(connection, run_id, round)
+    return Acknowledged(released, references.drop(connection, run_id, round, frozenset(keep)))
+
+
+def end_run(connection: Connection, who: Identity | None, run_id: str, end: End, now: float) -> Ended:
+    """See :meth:`hedgerow.store.store.Store.end_run`."""
+    if not end.state.final:
+        raise InvalidArgument(f"A run cannot end as {end.state}; it ends as finished, failed or stopped.")
+    run = find_run(connection, run_id) if who is None else own_run(connection, who, run_id)
+    if RunState(run.state).final:
+        return Ended([], [], [])
+    values = {"state": end.state.value, "message": end.message, "ended_at": now, "watched": False}
+    if who is not None:
+        values["last_seen"] = now
+    connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(values))
+    rows = open_tasks_of_run(connection, run_id)
+    finish(connection, rows, Reply(Outcome.CANCELLED, f"The run is {end.state}."), now)
+    released = _release(connection, run_id, _NO_ROUND)
+    return Ended(notices(connection, rows), released, references.drop(connection, run_id, _NO_ROUND, frozenset()))
+
+
+def _release(connection: Connection, run_id: str, round: int) -> list[Release]:
+    """Results of these rounds need not be kept by anybody: their inline parameters go, and their nodes are to be told."""
+    which = (_RESULTS.run_id == run_id, _RESULTS.released.is_(False), _RESULTS.round <= round)
+    task_ids: dict[str, list[str]] = {}
+    for row in connection.execute(select(_RESULTS.node_id, _RESULTS.task_id).where(*which).order_by(_RESULTS.cursor)):
+        task_ids.setdefault(row.node_id, []).append(row.task_id)
+    connection.execute(update(schema.results).where(*which).values(released=True, inline=None))
+    epochs = online_epochs(connection, task_ids)
+    return [(node_id, epochs[node_id], ids) for node_id, ids in task_ids.items() if node_id in epochs]

@@ -1,0 +1,281 @@
+"""Tasks and their results: statements on one connection, inside the caller's transaction.
+
+The state of a task changes only through :func:`hedgerow.task_states.after`: :func:`move` between open states, :func:`finish`
+into a final one, with the result that goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound
+from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, TaskResult
+from hedgerow.security import Identity
+from hedgerow.store import references, schema
+from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Pushed
+from hedgerow.store.runs import mark_running, open_run, own_run
+from hedgerow.store.schema import Row
+from hedgerow.task_states import OPEN, Event, TaskState, after, event_of
+from hedgerow.wire import convert
+from hedgerow.wire.proto import records_pb2
+
+IDS_A_STATEMENT = 5_000
+_TASKS, _NODES, _RESULTS = schema.tasks.c, schema.nodes.c, schema.results.c
+_OPEN = sorted(state.value for state in OPEN)
+
+# Statements that run for every task are built once.
+_MOVE = (
+    update(schema.tasks)
+    .where(_TASKS.task_id == bindparam("moved"), _TASKS.state == bindparam("was"))
+    .values(state=bindparam("becomes"), sent_at=bindparam("at"))
+)
+_FINISH = (
+    update(schema.tasks)
+    .where(_TASKS.task_id == bindparam("ended"), _TASKS.state == bindparam("was"))
+    .values(state=bindparam("becomes"), ended_at=bindparam("at"), body=None)
+)
+_BY_IDS = (
+    select(schema.tasks, schema.runs.c.acknowledged_round, schema.runs.c.state.label("run_state"))
+    .join(schema.runs, schema.runs.c.run_id == _TASKS.run_id)
+    .where(_TASKS.task_id.in_(bindparam("ids", expanding=True)))
+)
+_ONE = (
+    select(
+        schema.tasks, schema.runs.c.acknowledged_round, schema.runs.c.state.label("run_state"), _NODES.epoch.label("node_epoch")
+    )
+    .join(schema.runs, schema.runs.c.run_id == _TASKS.run_id)
+    .join(schema.nodes, _NODES.node_id == _TASKS.node_id)
+    .where(_TASKS.task_id == bindparam("task_id"))
+)
+_NODES_BY_IDS = select(_NODES.node_id, _NODES.state, _NODES.epoch).where(_NODES.node_id.in_(bindparam("ids", expanding=True)))
+_OPEN_OF_NODE = (
+    select(schema.tasks).where(_TASKS.node_id == bindparam("node_id"), _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
+)
+_RESULTS_AFTER = (
+    select(schema.results)
+    .where(_RESULTS.run_id == bindparam("run_id"), _RESULTS.cursor > bindparam("after_cursor"))
+    .order_by(_RESULTS.cursor)
+    .limit(bindparam("most"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who completes which task, in which session."""
+
+    node_id: str
+    epoch: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The reason of a cancellation and its time."""
+
+    reason: str
+    now: float
+
+
+# --- the two ways in which a task's state changes -------------------------------------------------------------------------
+
+
+def move(connection: Connection, rows: Sequence[Row], event: Event, now: float) -> None:
+    """Move open tasks to the open state that the event leads to; ``SENT`` restarts the time that a task may take."""
+    if not rows:
+        return
+    sent_at = now if event is Event.SENT else None
+    changes = [
+        {"moved": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": sent_at}
+        for row in rows
+    ]
+    connection.execute(_MOVE, changes)
+
+
+def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float, *, released: bool = False) -> None:
+    """Move open tasks to the final state that the reply leads to, and store it as the result of each."""
+    if not rows:
+        return
+    event = event_of(reply.outcome)
+    changes = [
+        {"ended": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": now} for row in rows
+    ]
+    connection.execute(_FINISH, changes)
+    connection.execute(insert(schema.results), [_result_values(row, reply, released=released) for row in rows])
+
+
+def _result_values(row: Row, reply: Reply, *, released: bool) -> dict[str, object]:
+    inline = reply.parameters if isinstance(reply.parameters, bytes) else None
+    kept = reply if inline is None else replace(reply, parameters=None)
+    return {
+        "task_id": row.task_id,
+        "run_id": row.run_id,
+        "node_id": row.node_id,
+        "round": row.round,
+        "kind": row.kind,
+        "outcome": reply.outcome.value,
+        "reply": convert.reply_to_proto(kept).SerializeToString(),
+        "inline": inline,
+        "released": released,
+    }
+
+
+# --- reading --------------------------------------------------------------------------------------------------------------
+
+
+def read_task(row: Row) -> Task:
+    """The task that an open row holds."""
+    return convert.task_from_proto(records_pb2.Task.FromString(row.body))
+
+
+def portions(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Ids in portions that fit into one statement, each id once, sorted."""
+    every = sorted(set(ids))
+    for start in range(0, len(every), IDS_A_STATEMENT):
+        yield every[start : start + IDS_A_STATEMENT]
+
+
+def rows_by_id(connection: Connection, ids: Iterable[str]) -> list[Row]:
+    """Rows of tasks with their run's ``acknowledged_round`` and ``run_state``; unknown ids are left out."""
+    return [row for some in portions(ids) for row in connection.execute(_BY_IDS, {"ids": some})]
+
+
+def open_tasks_of_node(connection: Connection, node_id: str) -> Sequence[Row]:
+    """Rows of a node's open tasks, oldest first."""
+    return connection.execute(_OPEN_OF_NODE, {"node_id": node_id}).all()
+
+
+def open_tasks_of_run(connection: Connection, run_id: str) -> Sequence[Row]:
+    """Rows of a run's open tasks, oldest first."""
+    which = select(schema.tasks).where(_TASKS.run_id == run_id, _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
+    return connection.execute(which).all()
+
+
+def online_epochs(connection: Connection, node_ids: Iterable[str]) -> dict[str, int]:
+    """The session's epoch of each of these nodes that is online."""
+    return {i: row.epoch for i, row in _nodes_by_id(connection, node_ids).items() if row.state == NodeState.ONLINE}
+
+
+def notices(connection: Connection, rows: Sequence[Row]) -> list[Notice]:
+    """Whom to tell that these tasks, as they were before, need not be finished: nodes online that were sent them."""
+    sent = [row for row in rows if row.state == TaskState.SENT]
+    epochs = online_epochs(connection, (row.node_id for row in sent))
+    return [(row.node_id, epochs[row.node_id], row.task_id) for row in sent if row.node_id in epochs]
+
+
+def _nodes_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
+    return {row.node_id: row for some in portions(ids) for row in connection.execute(_NODES_BY_IDS, {"ids": some})}
+
+
+# --- the store's methods --------------------------------------------------------------------------------------------------
+
+
+def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence[Task], now: float) -> Pushed:
+    """See :meth:`hedgerow.store.store.Store.push_tasks`."""
+    run = open_run(connection, who, run_id)
+    fresh = _not_known(connection, run_id, new)
+    _take_blobs(connection, references.owner(who), run_id, fresh)
+    mark_running(connection, run)
+    known_nodes = _nodes_by_id(connection, (task.node_id for task in fresh))
+    values, assign, unreachable = [], [], []
+    for task in fresh:
+        node = known_nodes.get(task.node_id)
+        state = TaskState.QUEUED
+        if node is None or node.state == NodeState.LOST:
+            unreachable.append(task.task_id)
+        elif node.state == NodeState.ONLINE:
+            state = after(state, Event.SENT)
+            assign.append(Assignment(task.node_id, node.epoch, task))
+        values.append(_task_values(task, state, now))
+    if values:
+        connection.execute(insert(schema.tasks), values)
+    gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
+    finish(connection, rows_by_id(connection, unreachable), gone, now)
+    return Pushed(len(fresh), assign, bool(unreachable))
+
+
+def _task_values(task: Task, state: TaskState, now: float) -> dict[str, object]:
+    payload = task.instruction.parameters
+    return {
+        "task_id": task.task_id,
+        "run_id": task.run_id,
+        "node_id": task.node_id,
+        "round": task.round,
+        "sequence": task.sequence,
+        "kind": task.instruction.kind,
+        "state": state.value,
+        "digest": payload.digest if isinstance(payload, Blob) else None,
+        "body": convert.task_to_proto(task).SerializeToString(),
+        "created_at": now,
+        "sent_at": now if state is TaskState.SENT else None,
+    }
+
+
+def _not_known(connection: Connection, run_id: str, new: Sequence[Task]) -> list[Task]:
+    """Those of the tasks that are not stored yet, each once."""
+    for task in new:
+        if task.run_id != run_id:
+            raise InvalidArgument(f"The task {task.task_id} belongs to the run {task.run_id}, not to {run_id}.")
+    known = {row.task_id: row.run_id for row in rows_by_id(connection, (task.task_id for task in new))}
+    for task_id, other in known.items():
+        if other != run_id:
+            raise AlreadyExists(f"The task id {task_id} is taken by another run. Derive ids from the run's id.")
+    fresh = {task.task_id: task for task in reversed(new) if task.task_id not in known}
+    return list(reversed(fresh.values()))
+
+
+def _take_blobs(connection: Connection, who: str, run_id: str, fresh: Sequence[Task]) -> None:
+    used: dict[tuple[Blob, int], None] = {}
+    for task in fresh:
+        if isinstance(task.instruction.parameters, Blob):
+            used[task.instruction.parameters, task.round] = None
+    for blob, round in used:
+        references.take(connection, who, blob, references.Use(run_id, round))
+
+
+def complete_task(connection: Connection, place: Place, reply: Reply, now: float) -> Completed:
+    """See :meth:`hedgerow.store.store.Store.complete_task`."""
+    row = connection.execute(_ONE, {"task_id": place.task_id}).one_or_none()
+    if row is None or row.node_id != place.node_id:
+        raise NotFound(f"The node {place.node_id} has no task {place.task_id}. Drop it.")
+    if row.node_epoch != place.epoch:
+        raise Fenced(f"The node {place.node_id} has a newer session ({row.node_epoch}) than {place.epoch}. Stop this process.")
+    over = RunState(row.run_state).final or row.round <= row.acknowledged_round
+    if TaskState(row.state) not in OPEN:
+        return Completed(False, row.run_id, over)
+    blob = reply.parameters
+    if isinstance(blob, Blob) and blob.digest != row.digest:  # what the task itself named, the node may name too
+        references.take(connection, f"client/{place.node_id}", blob, references.Use(row.run_id, row.round))
+    finish(connection, [row], reply, now, released=over)
+    return Completed(True, row.run_id, over)
+
+
+def cancel_tasks(connection: Connection, who: Identity, run_id: str, task_ids: Sequence[str], why: Why) -> Cancelled:
+    """See :meth:`hedgerow.store.store.Store.cancel_tasks`."""
+    own_run(connection, who, run_id)
+    rows = [r for r in rows_by_id(connection, task_ids) if r.run_id == run_id and TaskState(r.state) in OPEN]
+    finish(connection, rows, Reply(Outcome.CANCELLED, why.reason), why.now)
+    return Cancelled(len(rows), notices(connection, rows))
+
+
+def expire_tasks(connection: Connection, sent_before: float, now: float) -> Expired:
+    """See :meth:`hedgerow.store.store.Store.expire_tasks`."""
+    late = select(schema.tasks).where(_TASKS.state == TaskState.SENT.value, _TASKS.sent_at < sent_before)
+    rows = connection.execute(late.order_by(_TASKS.position)).all()
+    finish(connection, rows, Reply(Outcome.EXPIRED, "The task took longer than max_task_s."), now)
+    return Expired(list(dict.fromkeys(row.run_id for row in rows)), notices(connection, rows))
+
+
+def results_after(connection: Connection, run_id: str, cursor: int, limit: int) -> list[TaskResult]:
+    """See :meth:`hedgerow.store.store.Store.results_after`."""
+    rows = connection.execute(_RESULTS_AFTER, {"run_id": run_id, "after_cursor": cursor, "most": limit})
+    return [_result(row) for row in rows]
+
+
+def _result(row: Row) -> TaskResult:
+    reply = convert.reply_from_proto(records_pb2.Reply.FromString(row.reply))
+    if row.inline is not None:
+        reply = replace(reply, parameters=row.inline)
+    return TaskResult(row.cursor, row.task_id, row.node_id, row.round, row.kind, reply)
