@@ -2,7 +2,7 @@
 #
 #   make setup   the virtual environment in .venv, with the exact versions of requirements.lock
 #   make demo    a server, two hospitals and several drivers as real processes on this machine
-#   make test    the tests: doctests and unit, then integration, then acceptance    (ARGS="-k words" chooses some)
+#   make test    the tests: doctests and unit, then integration, then acceptance    (TESTS=tests/unit, ARGS="-k words" choose some)
 #   make check   ruff, its formatter and mypy
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
@@ -19,6 +19,7 @@ STAMP := $(VENV)/.hedgerow-setup
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # What examples and tests were run with. The range that users may install is in pyproject.toml.
 TORCH := torch==2.13.0
+TESTS ?= src tests/unit tests/integration tests/acceptance
 ARGS ?=
 BENCH ?=
 
@@ -43,7 +44,7 @@ demo: $(STAMP)
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest src tests/unit tests/integration tests/acceptance $(ARGS)
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/python -m ruff check --quiet

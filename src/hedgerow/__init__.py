@@ -1,1 +1,112 @@
-"""Federated learning as a service: a long-running server, long-running clients, and drivers that come and go."""
+"""Federated learning as a service: a long-running server, long-running clients, and drivers that come and go.
+
+The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`, does
+not pay for the network side of the driver.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hedgerow.client import Client, ClientApp, Context, Flower, NumPyClient, start_client, start_numpy_client
+    from hedgerow.driver import (
+        Driver,
+        DriverLimits,
+        History,
+        NodeFailure,
+        Server,
+        ServerConfig,
+        SimpleClientManager,
+        start_driver,
+    )
+    from hedgerow.errors import BadUpdate, HedgerowError, TaskFailed
+    from hedgerow.records import (
+        Code,
+        Config,
+        EvaluateIns,
+        EvaluateRes,
+        FitIns,
+        FitRes,
+        GetParametersIns,
+        GetParametersRes,
+        GetPropertiesIns,
+        GetPropertiesRes,
+        Metrics,
+        NDArray,
+        NDArrays,
+        Parameters,
+        Properties,
+        Scalar,
+        Status,
+        ndarrays_to_parameters,
+        parameters_to_ndarrays,
+    )
+    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, Strategy
+
+__all__ = [
+    "BadUpdate",
+    "Client",
+    "ClientApp",
+    "ClientManager",
+    "ClientProxy",
+    "Code",
+    "Config",
+    "Context",
+    "Criterion",
+    "Driver",
+    "DriverLimits",
+    "EvaluateIns",
+    "EvaluateRes",
+    "FedAvg",
+    "FitIns",
+    "FitRes",
+    "Flower",
+    "GetParametersIns",
+    "GetParametersRes",
+    "GetPropertiesIns",
+    "GetPropertiesRes",
+    "HedgerowError",
+    "History",
+    "Metrics",
+    "NDArray",
+    "NDArrays",
+    "NodeFailure",
+    "NumPyClient",
+    "Parameters",
+    "Properties",
+    "Scalar",
+    "Server",
+    "ServerConfig",
+    "SimpleClientManager",
+    "Status",
+    "Strategy",
+    "TaskFailed",
+    "ndarrays_to_parameters",
+    "parameters_to_ndarrays",
+    "start_client",
+    "start_driver",
+    "start_numpy_client",
+]
+
+_HOMES = {
+    "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
+    "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
+    "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
+    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg Strategy",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module where it lives."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOME_OF.get(name, "hedgerow.records")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

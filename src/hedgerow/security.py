@@ -125,7 +125,7 @@ class UrlSigner:
         """
         fields = parse_qs(query)
         who, expires, signature = (fields.get(name, [""])[0] for name in ("who", "expires", "signature"))
-        if not hmac.compare_digest(signature, self._mac(method, path, who, expires)):
+        if not hmac.compare_digest(signature.encode(), self._mac(method, path, who, expires).encode()):
             raise PermissionDenied("The URL's signature does not fit.")
         if now > float(expires):
             raise PermissionDenied("The URL has expired. Ask for a new one.")

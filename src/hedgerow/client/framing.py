@@ -6,13 +6,17 @@ The worker's side blocks on the socket; the link's side reads from asyncio strea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 
 from google.protobuf.message import DecodeError, Message
 
 from hedgerow.errors import CorruptData, InvalidArgument
+from hedgerow.waits import Limit
 
+NEXT_MESSAGE = Limit("next_message", None)
+"""A worker waits for its next task as long as it lives."""
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 
@@ -58,7 +62,7 @@ class FrameSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._socket.settimeout(None)
+        self._socket.settimeout(NEXT_MESSAGE.seconds)
 
     def send(self, message: Message) -> None:
         """Send one message.
@@ -96,10 +100,8 @@ class FrameSocket:
 
     def close(self) -> None:
         """Close the socket, so that the other side notices."""
-        try:
+        with contextlib.suppress(OSError):  # the other side was first
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was first
         self._socket.close()
 
 

@@ -1,4 +1,4 @@
-"""From ``module:attribute`` to something that makes clients; what cannot be used is refused with what was looked for and found."""
+"""From ``module:attribute`` to something that makes clients; a refusal says what was looked for and what was found."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def load(spec: str, directory: Path) -> ClientSource:
         ConfigError: There is no such module or attribute, it fails, or it is of a type that gives no client.
     """
     module_name, colon, attribute = spec.partition(":")
-    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+    is_file = module_name.endswith(".py")
+    if not colon or is_file or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise ConfigError(f"--callable {spec!r} does not have the form module:attribute, for example client:hospital_a.")
     if not directory.is_dir():
         raise ConfigError(f"--callable-dir {directory} is not a folder.")
@@ -135,13 +136,17 @@ def _import(module_name: str, spec: str, directory: Path) -> types.ModuleType:
     except ModuleNotFoundError as error:
         parents = {module_name[:i] for i in range(len(module_name) + 1) if i == len(module_name) or module_name[i] == "."}
         if error.name not in parents:
-            raise ConfigError(f"Importing the module {module_name} (of --callable {spec}) failed:\n{user_traceback(error)}") from error
+            raise ConfigError(
+                f"Importing the module {module_name} (of --callable {spec}) failed:\n{user_traceback(error)}"
+            ) from error
         raise ConfigError(
-            f"There is no module {error.name!r} (of --callable {spec}). Searched in {directory}, which has {_modules(directory)}, "
-            "and in the installed packages. Use --callable-dir if the module lies elsewhere."
+            f"There is no module {error.name!r} (of --callable {spec}). Searched in {directory}, "
+            f"which has {_modules(directory)}, and in the installed packages. Use --callable-dir if the module lies elsewhere."
         ) from None
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"Importing the module {module_name} (of --callable {spec}) failed:\n{user_traceback(error)}") from error
+        raise ConfigError(
+            f"Importing the module {module_name} (of --callable {spec}) failed:\n{user_traceback(error)}"
+        ) from error
 
 
 def _modules(directory: Path) -> str:
@@ -158,7 +163,9 @@ def _attribute(module: types.ModuleType, attribute: str, spec: str) -> Any:
     path = module.__name__
     for part in attribute.split("."):
         if not hasattr(owner, part):
-            raise ConfigError(f"{path} ({_place(module)}) has no attribute {part!r} (of --callable {spec}). {_suggest(owner, part)}")
+            raise ConfigError(
+                f"{path} ({_place(module)}) has no attribute {part!r} (of --callable {spec}). {_suggest(owner, part)}"
+            )
         owner = getattr(owner, part)
         path = f"{path}.{part}"
     return owner
@@ -194,8 +201,8 @@ def _listed(names: list[str]) -> str:
 
 def user_traceback(error: BaseException) -> str:
     """The traceback's text without the frames of this package and of importlib above the user's own."""
-    skip = (str(Path(__file__).parent), "<frozen importlib")
+    skip = (str(Path(__file__).parent), "<frozen importlib", importlib.__file__)
     tb = error.__traceback__
-    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename.startswith(skip + (importlib.__file__,)):
+    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename.startswith(skip):
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(error), error, tb)).rstrip()

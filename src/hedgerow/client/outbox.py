@@ -1,8 +1,8 @@
 """Finished results on disk, from before they are sent until the server says that they are safe elsewhere.
 
-An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that dies
-at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. ``accepted`` is
-noted when the server has taken the result, with the server's id: it is not sent again unless that server asks, or is another one.
+An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that
+dies at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. When the
+server has taken the result, its id is noted: the result is not sent again unless that server asks, or is another one.
 """
 
 from __future__ import annotations
@@ -87,17 +87,17 @@ class Outbox:
         hidden, folder = self._folder / f".{task_id}", self._folder / task_id
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
-        size = 0
-        if parameters is not None:
-            size = parameters.stat().st_size
-            parameters.rename(hidden / "parameters")
-        if state is not None:
-            state.rename(hidden / "state")
-        entry = Entry(
-            task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16)
-        )
+        size = parameters.stat().st_size if parameters is not None else 0
+        entry = Entry(task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16))
+        # What needs space comes first: a full disk must leave the files where they were, for another try.
         (hidden / "reply").write_bytes(reply.SerializeToString())
         _write_entry(hidden, entry)
+        if state is not None:
+            state.rename(hidden / "state")
+        if parameters is not None:
+            parameters.rename(hidden / "parameters")
+        if folder.exists():  # a failure takes the place of a result that the server refuses
+            shutil.rmtree(folder)
         hidden.rename(folder)
         self._keep_state(entry)
         self._entries[task_id] = entry

@@ -1,7 +1,7 @@
 """The parameters that tasks start from, as files named by digest: fetched once, shared by tasks, bounded on disk.
 
-A round's evaluation and the next round's training start from the same parameters; the second one finds them here. Files in use are
-pinned; of the others the least recently used go first when the folder grows beyond its bound.
+A round's evaluation and the next round's training start from the same parameters; the second one finds them here. Files in use
+are pinned; of the others the least recently used go first when the folder grows beyond its bound.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hedgerow.records import Blob
 log = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 4 * 1024**3
+MAX_CACHE_FILES = 4
+"""A run needs its newest parameters alone; older ones would only be written to disk for nothing."""
 
 
 class ParameterCache:
@@ -24,12 +26,14 @@ class ParameterCache:
 
     Args:
         folder: Where the files are; what is there from before is used.
-        max_bytes: Bound on the sum of the files that nobody uses at the moment.
+        max_bytes: Bound on the sum of the files; those in use stay all the same.
+        max_files: Bound on their number.
     """
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_CACHE_BYTES) -> None:
+    def __init__(self, folder: Path, max_bytes: int = MAX_CACHE_BYTES, max_files: int = MAX_CACHE_FILES) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._max_files = max_files
         self._pins: Counter[str] = Counter()
         # Least recently used first; the order of the files from before is that of their modification.
         files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime)
@@ -65,8 +69,8 @@ class ParameterCache:
 
     def _evict(self) -> None:
         total = sum(self._sizes.values())
-        for name in [n for n in self._sizes if n not in self._pins]:
-            if total <= self._max_bytes:
+        for name in [n for n in self._sizes if n.removesuffix(".part") not in self._pins]:
+            if total <= self._max_bytes and len(self._sizes) <= self._max_files:
                 return
             total -= self._sizes.pop(name)
             (self._folder / name).unlink(missing_ok=True)

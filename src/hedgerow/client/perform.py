@@ -7,14 +7,13 @@ package itself is raised.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from mmap import ACCESS_COPY, mmap
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def _perform(source: ClientSource, request: worker_pb2.WorkerRequest) -> tuple[R
     except InvalidResult as error:
         log.warning("Task %s gave no valid result: %s", instruction.kind, error)
         return Reply(Outcome.INVALID_RESULT, str(error)), None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (user code may raise anything; it is logged and reported)
         text = user_traceback(error)
         log.error("Task %s raised an exception\n%s", instruction.kind, text, extra={"action": "user_error"})
         return Reply(Outcome.USER_ERROR, f"{type(error).__name__}: {error}"[:1000], text[-MAX_TRACEBACK_CHARS:]), None
@@ -105,7 +104,7 @@ def _with_state(
     if reply.outcome is not Outcome.OK or not request.new_state_path:
         return reply, returned
     try:
-        if context.state or os.path.exists(request.state_path):
+        if context.state or Path(request.state_path).exists():
             save_state(context.state, Path(request.new_state_path))
     except InvalidArgument as error:
         return Reply(Outcome.INVALID_RESULT, str(error)), None
@@ -165,7 +164,7 @@ def _checked(res: Any, kind: str) -> tuple[Reply, Parameters | None]:
     Raises:
         InvalidResult: It is not what it should be.
     """
-    expected: dict[str, type] = {
+    expected: dict[str, type[Any]] = {
         Kind.GET_PROPERTIES.value: GetPropertiesRes,
         Kind.GET_PARAMETERS.value: GetParametersRes,
         Kind.FIT.value: FitRes,
@@ -185,17 +184,23 @@ def _checked(res: Any, kind: str) -> tuple[Reply, Parameters | None]:
         case GetParametersRes():
             return reply, _parameters(res.parameters, kind)
         case FitRes():
-            reply = replace(reply, num_examples=_examples(res.num_examples, kind), metrics=_scalars(res.metrics, kind, "the metrics"))
+            reply = replace(
+                reply, num_examples=_examples(res.num_examples, kind), metrics=_scalars(res.metrics, kind, "the metrics")
+            )
             return reply, _parameters(res.parameters, kind)
         case _:
-            if isinstance(res.loss, bool) or not isinstance(res.loss, Real | np.ndarray | np.generic) or np.size(res.loss) != 1:
-                raise InvalidResult(f"The loss that {kind}() returned must be a number; it is {describe(res.loss)}.")
-            return replace(
-                reply,
-                loss=float(np.asarray(res.loss).reshape(())),
-                num_examples=_examples(res.num_examples, kind),
-                metrics=_scalars(res.metrics, kind, "the metrics"),
-            ), None
+            reply = replace(reply, loss=_loss(res.loss, kind), num_examples=_examples(res.num_examples, kind))
+            return replace(reply, metrics=_scalars(res.metrics, kind, "the metrics")), None
+
+
+def _loss(value: Any, kind: str) -> float:
+    """A number; a tensor or array counts as one if it has one element."""
+    try:
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InvalidResult(f"The loss that {kind}() returned must be a number; it is {describe(value)}.")
 
 
 def _examples(value: Any, kind: str) -> int:
@@ -216,15 +221,15 @@ def _parameters(value: Any, kind: str) -> Parameters:
     return value
 
 
-def _written(
-    reply: Reply, parameters: Parameters | None, request: worker_pb2.WorkerRequest
-) -> tuple[records_pb2.Reply, bool]:
+def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.WorkerRequest) -> tuple[records_pb2.Reply, bool]:
     """The reply as a message, and its parameters in their file; what cannot be written becomes a failure."""
     path = Path(request.result_path)
     try:
         message = reply_to_proto(reply)
         if message.ByteSize() > MAX_REPLY_BYTES:
-            raise InvalidArgument(f"The metrics or properties need {message.ByteSize():,} bytes; at most {MAX_REPLY_BYTES:,} can be sent.")
+            raise InvalidArgument(
+                f"The metrics or properties need {message.ByteSize():,} bytes; at most {MAX_REPLY_BYTES:,} can be sent."
+            )
         if parameters is not None:
             with path.open("xb", buffering=0) as file:
                 tensors.write(parameters, file)

@@ -37,10 +37,12 @@ def default_state_dir(server: str, name: str) -> Path:
     return Path(platformdirs.user_state_dir("hedgerow")) / "clients" / f"{slug}-{digest}"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Make a file that appears whole; an old one of that name is replaced."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(data)
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
     fresh.replace(path)
 
 
@@ -66,9 +68,9 @@ class StateDir:
         """
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = filelock.FileLock(path / "lock", timeout=0, thread_local=False)
+            lock = filelock.FileLock(path / "lock", thread_local=False)
             try:
-                lock.acquire()
+                lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise StateDirTaken(
                     f"The state directory {path} is in use by another client. Stop that one, or give this one its own "
@@ -134,9 +136,7 @@ class StateDirTaken(ConfigError):
 def _read_identity(path: Path) -> Identity:
     if not path.exists():
         identity = Identity.fresh(Role.CLIENT)
-        path.touch(mode=0o600)
-        write_atomically(path, json.dumps({"node_id": identity.id, "secret": identity.secret}).encode())
-        path.chmod(0o600)
+        write_atomically(path, json.dumps({"node_id": identity.id, "secret": identity.secret}).encode(), 0o600)
         return identity
     try:
         stored = json.loads(path.read_text())

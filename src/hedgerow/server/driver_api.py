@@ -27,6 +27,10 @@ RESULTS_A_MESSAGE = 100  # with inline parameters of 64 KiB each, well below the
 MAX_RUN_NAME_CHARS = 200
 
 
+def _label(run_id: str, name: str) -> str:
+    return f"{run_id} ({name})" if name else run_id
+
+
 class Driver(driver_pb2_grpc.DriverServicer):
     """What drivers ask of the server."""
 
@@ -57,7 +61,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
         state = await self._store.create_run(who, run_id, request.name, request.seed)
-        log.info("Run %s (%s) opened by a driver at %s", run_id, request.name, context.peer(), extra={"action": "run_opened"})
+        log.info("Run %s opened by a driver at %s", _label(run_id, request.name), context.peer(), extra={"action": "run_opened"})
         return driver_pb2.CreateRunReply(
             server_id=self._store.server_id, state=convert.run_state_to_proto(state), data_plane=self._data_plane
         )
@@ -76,8 +80,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
             log.info("Received %d %s task(s) from the driver of run %s", count, kind, request.run_id)
         by_id = {task.task_id: task for task in request.tasks}
         for node_id, epoch, task in ((a.node_id, a.epoch, a.task) for a in pushed.assign):
-            if self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(assign=by_id[task.task_id])):
-                log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, node_id)
+            session = self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(assign=by_id[task.task_id]))
+            if session is not None:
+                log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, session.name or node_id)
         if pushed.failed:
             self._bells.ring(f"run/{request.run_id}")
         return driver_pb2.PushTasksReply(created=pushed.created)
@@ -181,5 +186,6 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self._notifier.cancelled([request.run_id], ended.notify, "the run has ended")
         self._notifier.released(ended.release)
         await self._notifier.unlink(ended.files)
-        log.info("Run %s %s %s", request.run_id, state, request.message, extra={"action": "run_ended"})
+        outcome = f"{state}: {request.message}" if request.message else str(state)
+        log.info("Run %s %s", request.run_id, outcome, extra={"action": "run_ended"})
         return driver_pb2.EndRunReply()

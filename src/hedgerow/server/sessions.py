@@ -83,16 +83,16 @@ class Sessions:
             raise Fenced(f"The session with epoch {epoch} of node {session.name} has been replaced by {session.epoch}.")
         return session
 
-    def deliver(self, node_id: str, epoch: int, message: fleet_pb2.SessionDown) -> bool:
+    def deliver(self, node_id: str, epoch: int, message: fleet_pb2.SessionDown) -> NodeSession | None:
         """Push to a node if it is still in the session with this epoch; otherwise its next session is told anyway.
 
         A session whose opening is just being committed takes the message too: it is sent after the welcome.
         """
         session = self._by_node.get(node_id)
         if session is None or session.epoch not in (0, epoch):
-            return False
+            return None
         session.push(message)
-        return True
+        return session
 
     def beat_interval_s(self) -> float:
         """Seconds between beats: 15, and longer with many sessions, so that beats cost a bounded share of the server."""

@@ -10,6 +10,7 @@ Everything here blocks; the blob port calls it from worker threads.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import math
 import os
@@ -129,43 +130,60 @@ class ArrivingBlob:
     """A blob file that is being received, with the BLAKE3 state of what is there. Used by one thread at a time.
 
     Args:
-        folder: Where the file lives. What it holds from before (the server was restarted) is hashed again and counts.
+        folder: Where the file lives.
         name: Name of the file.
         size: Length of the whole blob in bytes.
 
-    Raises:
-        LimitReached: The disk has no room for the rest.
-        OSError: The file cannot be opened or read.
+    Attributes:
+        offset: Bytes that are there, written and hashed; known after :meth:`open`.
     """
 
     def __init__(self, folder: BlobFolder, name: str, size: int) -> None:
         self.name = name
         self.size = size
         self.offset = 0
+        self._folder = folder
         self._hasher = blake3.blake3()
-        present = folder.size(name)
-        folder.require_space(size - present)
-        self._file = folder.file(name).open("ab+", buffering=0)
-        try:
-            if present > size:
-                log.warning(
-                    "Upload %s had %d bytes of %d: it starts again", name, present, size, extra={"action": "upload_reset"}
-                )
-                self._file.truncate(0)
-            elif present:
-                self._rehash()
-        except BaseException:
-            self._file.close()
-            raise
+        self._file: io.FileIO | None = None
 
-    def _rehash(self) -> None:
-        self._file.seek(0)
+    def open(self) -> None:
+        """Open the file to append to it. What it holds beyond what was hashed here (by an earlier server) is hashed now.
+
+        Raises:
+            LimitReached: The disk has no room for the rest.
+            OSError: The file cannot be opened or read.
+        """
+        present = self._folder.size(self.name)
+        self._folder.require_space(self.size - present)
+        file = io.FileIO(self._folder.file(self.name), "a+")
+        try:
+            if present > self.size:
+                log.warning(
+                    "Upload %s had %d bytes of %d: it starts again",
+                    self.name,
+                    present,
+                    self.size,
+                    extra={"action": "upload_reset"},
+                )
+                file.truncate(0)
+                present = 0
+            if present != self.offset:
+                self._rehash(file)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+
+    def _rehash(self, file: io.FileIO) -> None:
+        self.offset = 0
+        self._hasher = blake3.blake3()
+        file.seek(0)
         block = memoryview(bytearray(_REHASH_BYTES))
-        while count := self._file.readinto(block):
+        while count := file.readinto(block):
             self._hasher.update(block[:count])
             self.offset += count
 
-    def append(self, pieces: Sequence[bytes]) -> None:
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Write and hash the next bytes.
 
         Raises:
@@ -177,6 +195,8 @@ class ArrivingBlob:
             raise InvalidArgument(
                 f"Upload {self.name} was announced with {self.size} bytes; byte {self.offset + total} was sent."
             )
+        if self._file is None:
+            raise ValueError(f"Upload {self.name} is not open.")
         try:
             for piece in pieces:
                 rest = memoryview(piece)
@@ -204,5 +224,7 @@ class ArrivingBlob:
         return self._hasher.hexdigest()
 
     def close(self) -> None:
-        """Close the file; it stays."""
-        self._file.close()
+        """Close the file; it stays, and :meth:`open` goes on where it was."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

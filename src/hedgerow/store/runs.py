@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, case, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, case, func, insert, select, update
 
 from hedgerow.errors import AlreadyExists, InvalidTransition, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import NodeState, RunState
@@ -15,6 +15,7 @@ from hedgerow.store.schema import Row
 from hedgerow.task_states import TaskState
 
 _RUNS = schema.runs.c
+_FIND = select(schema.runs).where(_RUNS.run_id == bindparam("run_id"))  # runs with every call: built once
 _LIVE = (RunState.PENDING.value, RunState.RUNNING.value)
 
 
@@ -33,7 +34,7 @@ def find_run(connection: Connection, run_id: str) -> Row:
     Raises:
         NotFound: There is no such run.
     """
-    row = connection.execute(select(schema.runs).where(_RUNS.run_id == run_id)).one_or_none()
+    row = connection.execute(_FIND, {"run_id": run_id}).one_or_none()
     if row is None:
         raise NotFound(f"There is no run {run_id}. Create it first.")
     return row
@@ -72,7 +73,7 @@ def _check_owner(row: Row, who: Identity) -> None:
 
 def create_run(connection: Connection, who: Identity, new: NewRun, now: float) -> RunState:
     """See :meth:`hedgerow.store.store.Store.create_run`."""
-    row = connection.execute(select(schema.runs).where(_RUNS.run_id == new.run_id)).one_or_none()
+    row = connection.execute(_FIND, {"run_id": new.run_id}).one_or_none()
     if row is None:
         values = {
             "run_id": new.run_id,

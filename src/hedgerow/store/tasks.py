@@ -27,6 +27,7 @@ _TASKS, _NODES, _RESULTS = schema.tasks.c, schema.nodes.c, schema.results.c
 _OPEN = sorted(state.value for state in OPEN)
 
 # Statements that run for every task are built once.
+_ADD_TASKS, _ADD_RESULTS = insert(schema.tasks), insert(schema.results)
 _MOVE = (
     update(schema.tasks)
     .where(_TASKS.task_id == bindparam("moved"), _TASKS.state == bindparam("was"))
@@ -103,7 +104,7 @@ def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float
         {"ended": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": now} for row in rows
     ]
     connection.execute(_FINISH, changes)
-    connection.execute(insert(schema.results), [_result_values(row, reply, released=released) for row in rows])
+    connection.execute(_ADD_RESULTS, [_result_values(row, reply, released=released) for row in rows])
 
 
 def _result_values(row: Row, reply: Reply, *, released: bool) -> dict[str, object]:
@@ -190,7 +191,7 @@ def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence
             assign.append(Assignment(task.node_id, node.epoch, task))
         values.append(_task_values(task, state, now))
     if values:
-        connection.execute(insert(schema.tasks), values)
+        connection.execute(_ADD_TASKS, values)
     gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
     finish(connection, rows_by_id(connection, unreachable), gone, now)
     return Pushed(len(fresh), assign, bool(unreachable))

@@ -133,7 +133,7 @@ class Lane:
             else:
                 connection.commit()
         except BaseException as error:
-            log.error("The store could not commit", exc_info=True, extra={"action": "store_batch_failed"})
+            log.exception("The store could not commit", extra={"action": "store_batch_failed"})
             self._fail(batch, error)
 
     def _carry_out_one(self, item: _Item, *, savepoints: bool) -> None:

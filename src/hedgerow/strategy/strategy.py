@@ -21,8 +21,8 @@ class Strategy(ABC):
 
     ``results`` in the two aggregating methods is a sequence that fills while clients answer. Iterating yields
     ``(client, result)`` in the order of the instructions and waits where it must, so that a strategy that folds while it iterates
-    works while others still train, and need not hold all updates. ``len``, indexing and truth wait for the last answer, and so does
-    everything about ``failures``.
+    works while others still train, and need not hold all updates. ``len``, indexing and truth wait for the last answer, and so
+    does everything about ``failures``.
 
     Attributes:
         min_available_clients: How many clients must be there before one of them is asked for initial parameters. Which one is

@@ -56,7 +56,7 @@ def scalar_to_proto(value: Scalar, key: str) -> records_pb2.Scalar:
     Raises:
         InvalidArgument: The type is not bool, bytes, float, int or str, or an int does not fit into 64 bits.
     """
-    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     # bool before int: a bool is an int.
     if isinstance(value, bool):

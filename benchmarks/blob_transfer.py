@@ -1,0 +1,257 @@
+"""How fast blobs travel, against plain sockets that copy the same files, in one run: ``python benchmarks/blob_transfer.py``.
+
+One process serves, one process transfers, over loopback: files to files, one transfer and four at a time, up and down. The blob
+port hashes with BLAKE3 and speaks HTTP; the plain sockets do nothing but copy (``recv_into`` up, ``sendfile`` down). Repeats
+alternate between the two, and the medians and their ratio are printed. The server's and the client's CPU seconds per GB go with
+them. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hedgerow.clock import SystemClock
+from hedgerow.records import Blob
+from hedgerow.security import Identity, Role, UrlSigner
+from hedgerow.server.blob_port import BlobPort
+from hedgerow.store.blobs import BlobFolder
+from hedgerow.store.changes import Upload
+from hedgerow.waits import Limit, wait_future
+from hedgerow.wire.blob_http import BLOCK_BYTES
+from hedgerow.wire.channel import Address
+from hedgerow.wire.transfer import BlobPeer, Grant
+
+KEY = b"benchmark" * 4
+ME = Identity.fresh(Role.DRIVER)
+ONE = Limit("benchmark_transfer_s", 300.0)
+
+
+class OpenStore:
+    """Knows every upload, and what was uploaded."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._files: dict[str, str] = {}
+
+    async def get_upload(self, upload_id: str, who: str) -> Upload:
+        """Any upload of the one size."""
+        return Upload(upload_id, who, self._size)
+
+    async def finish_upload(self, upload_id: str, digest: str) -> str | None:
+        """Keep the first file of a digest."""
+        first = self._files.setdefault(digest, upload_id)
+        return None if first == upload_id else upload_id
+
+    async def blob_file(self, digest: str) -> tuple[str, int]:
+        """The file of a digest."""
+        return self._files[digest], self._size
+
+
+# --- the serving process --------------------------------------------------------------------------------------------------
+
+
+def serve(folder: Path, size: int) -> None:
+    """Serve blobs and plain copies until the standard input ends; a line on it asks for the CPU seconds used so far."""
+    port = BlobPort(OpenStore(size), BlobFolder(folder / "blobs"), UrlSigner(KEY), SystemClock(), Address("127.0.0.1", 0))
+    plain = socket.create_server(("127.0.0.1", 0), backlog=64)
+    threading.Thread(target=_accept_plain, args=(plain, folder, size), daemon=True).start()
+    print(json.dumps([port.start(), plain.getsockname()[1]]), flush=True)
+    for _ in sys.stdin:
+        print(_cpu_s(), flush=True)
+    port.stop()
+
+
+def _accept_plain(listener: socket.socket, folder: Path, size: int) -> None:
+    while True:
+        sock, _ = listener.accept()
+        threading.Thread(target=_serve_plain, args=(sock, folder, size), daemon=True).start()
+
+
+def _serve_plain(sock: socket.socket, folder: Path, size: int) -> None:
+    """``u``: take a file; ``d``: give the last one that was taken."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with sock:
+        if sock.recv(1) == b"u":
+            name = folder / f"plain-{uuid.uuid4().hex}"
+            receive(sock, name, size)
+            sock.sendall(b".")
+            os.replace(name, folder / "plain-last") if not (folder / "plain-last").exists() else name.unlink()
+        else:
+            with (folder / "plain-last").open("rb") as file:
+                sock.sendfile(file)
+
+
+def receive(sock: socket.socket, path: Path, size: int) -> None:
+    """Copy ``size`` bytes from the socket into a new file."""
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("xb", buffering=0) as file:
+        while size:
+            count = sock.recv_into(block)
+            if not count:
+                raise ConnectionError("The plain copy was cut.")
+            file.write(block[:count])
+            size -= count
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+# --- the transferring process ---------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """The four kinds of transfer, each of one file."""
+
+    def __init__(self, folder: Path, source: Path, blob_port: int, plain_port: int) -> None:
+        self._folder = folder
+        self._source = source
+        self._size = source.stat().st_size
+        self._plain_port = plain_port
+        self._peer = BlobPeer(f"http://127.0.0.1:{blob_port}")
+        self._signer = UrlSigner(KEY)
+        self._blob = Blob("", 0)
+
+    def blob_up(self) -> None:
+        """Through the blob port, up."""
+        upload_id = uuid.uuid4().hex
+        self._blob = self._peer.upload(self._source, lambda: Grant(self._sign("PUT", f"/uploads/{upload_id}")))
+
+    def blob_down(self) -> Path:
+        """Through the blob port, down."""
+        target = self._target()
+        self._peer.download(self._size, target, lambda: Grant(self._sign("GET", f"/blobs/{self._blob.digest}")))
+        return target
+
+    def plain_up(self) -> None:
+        """Through a plain socket, up."""
+        with self._connect() as sock, self._source.open("rb") as file:
+            sock.sendall(b"u")
+            sock.sendfile(file)
+            if sock.recv(1) != b".":
+                raise ConnectionError("The plain copy was not taken.")
+
+    def plain_down(self) -> Path:
+        """Through a plain socket, down."""
+        target = self._target()
+        with self._connect() as sock:
+            sock.sendall(b"d")
+            receive(sock, target, self._size)
+        return target
+
+    def _connect(self) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self._plain_port), timeout=60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _target(self) -> Path:
+        return self._folder / f"target-{uuid.uuid4().hex}"
+
+    def _sign(self, method: str, path: str) -> str:
+        return self._signer.sign(method, path, ME, time.time() + 300)
+
+    def gb_per_s(self, transfer: Callable[[], Path | None], clients: int, pool: ThreadPoolExecutor) -> float:
+        """Rate of ``clients`` transfers at the same time; what they fetched is deleted afterwards, outside the clock."""
+        started = time.perf_counter()
+        results = [wait_future(done, ONE, "a transfer") for done in [pool.submit(transfer) for _ in range(clients)]]
+        seconds = time.perf_counter() - started
+        for path in filter(None, results):
+            path.unlink()
+        return clients * self._size / seconds / 1e9
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """All measurements, as rows."""
+    source = folder / "source"
+    source.write_bytes(os.urandom(args.megabytes * 1_000_000))
+    size = source.stat().st_size
+    command = [sys.executable, __file__, "--serve", str(folder), "--megabytes", str(args.megabytes)]
+    rows: list[dict[str, object]] = []
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
+        ThreadPoolExecutor(max(args.clients)) as pool,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def server_cpu_s() -> float:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write("\n")
+            server.stdin.flush()
+            return float(server.stdout.readline())
+
+        bench = Bench(folder, source, *json.loads(server.stdout.readline()))
+        for transfer in (bench.blob_up, bench.plain_up, bench.blob_down, bench.plain_down):  # warm up
+            bench.gb_per_s(transfer, 1, pool)
+        for clients in args.clients:
+            for direction, pair in (("up", (bench.blob_up, bench.plain_up)), ("down", (bench.blob_down, bench.plain_down))):
+                rates: tuple[list[float], list[float]] = ([], [])
+                cpu = [0.0, 0.0]
+                for _ in range(args.repeats):
+                    for kind, transfer in enumerate(pair):
+                        before = server_cpu_s() + _cpu_s()
+                        rates[kind].append(bench.gb_per_s(transfer, clients, pool))
+                        cpu[kind] += server_cpu_s() + _cpu_s() - before
+                gigabytes = args.repeats * clients * size / 1e9
+                blob, plain = (statistics.median(rate) for rate in rates)
+                rows.append(
+                    {
+                        "clients": clients,
+                        "direction": direction,
+                        "blob_gb_per_s": round(blob, 2),
+                        "plain_gb_per_s": round(plain, 2),
+                        "ratio": round(blob / plain, 2),
+                        "blob_cpu_s_per_gb": round(cpu[0] / gigabytes, 2),
+                        "plain_cpu_s_per_gb": round(cpu[1] / gigabytes, 2),
+                    }
+                )
+        server.stdin.close()
+        server.wait(30)
+    return rows
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(args.serve, args.megabytes * 1_000_000)
+        return
+    with tempfile.TemporaryDirectory(prefix="hedgerow-blobs-", dir=args.folder) as folder:
+        rows = run(args, Path(folder))
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{args.megabytes} MB, medians of {args.repeats}, GB/s (and CPU seconds of both processes per GB)")
+    print(f"{'clients':>8}{'way':>6}{'blob port':>18}{'plain sockets':>18}{'ratio':>8}")
+    for row in rows:
+        blob, plain = (f"{row[f'{kind}_gb_per_s']:.2f} ({row[f'{kind}_cpu_s_per_gb']:.2f})" for kind in ("blob", "plain"))
+        print(f"{row['clients']:>8}{row['direction']:>6}{blob:>18}{plain:>18}{row['ratio']:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""``flower-client``: the long-running client of one site.
+
+Exit codes: 0 ended by a signal; 1 ended by the server for good; 2 wrong usage, callable or state directory, or refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import sys
+from pathlib import Path
+
+from hedgerow import logs
+from hedgerow.client.launch import DEFAULT_FLEET_PORT, EXIT_USAGE, ClientOptions, run
+from hedgerow.client.worker_process import WorkerCommand
+from hedgerow.errors import ConfigError
+from hedgerow.security import read_pem
+from hedgerow.wire.channel import Address
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``flower-client``."""
+    p = argparse.ArgumentParser(
+        prog="flower-client",
+        description="The long-running client of one site: stays connected to the server and trains when asked.",
+    )
+    p.add_argument(
+        "--callable",
+        required=True,
+        metavar="MODULE:ATTRIBUTE",
+        help="the site's code: a ClientApp, a Client or NumPyClient object, or a function that returns one",
+    )
+    p.add_argument(
+        "--callable-dir",
+        type=Path,
+        default=Path(),
+        help="folder that the module is searched in first (default: the working directory)",
+    )
+    p.add_argument(
+        "--insecure", action="store_true", help="connect without encryption; anybody on the network can read and interfere"
+    )
+    p.add_argument(
+        "--root-certificates", type=Path, metavar="PEM", help="certificate of the authority that signed the server's one"
+    )
+    p.add_argument(
+        "--server", default=f"127.0.0.1:{DEFAULT_FLEET_PORT}", metavar="HOST:PORT", help="the Fleet API (default: %(default)s)"
+    )
+    p.add_argument(
+        "--state-dir",
+        type=Path,
+        help="identity and unsent results (default: a folder for this server and name in the user's state directory)",
+    )
+    p.add_argument("--name", help="the node's name (default: the callable's attribute `name`, else the attribute's own name)")
+    p.add_argument("--max-parallel", type=int, default=1, metavar="N", help="tasks that may run at once (default: %(default)s)")
+    p.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="default: %(default)s")
+    p.add_argument("--log-format", default="text", choices=["text", "json"], help="default: %(default)s")
+    p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``flower-client`` until a signal ends it."""
+    args = parser().parse_args(argv)
+    logs.configure(args.log_level, args.log_format)
+    try:
+        if args.insecure and args.root_certificates:
+            raise ConfigError("--insecure and --root-certificates contradict one another. Give one of them.")
+        if not args.insecure and not args.root_certificates:
+            raise ConfigError(
+                "Give --root-certificates with the PEM file of the authority that signed the server's certificate, or --insecure "
+                "to connect without encryption."
+            )
+        options = ClientOptions(
+            server=Address.parse(args.server, DEFAULT_FLEET_PORT),
+            root_certificates=read_pem(args.root_certificates) if args.root_certificates else None,
+            name=args.name,
+            state_dir=args.state_dir,
+            max_parallel=args.max_parallel,
+        )
+    except ConfigError as error:
+        print(f"flower-client: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if args.insecure:
+        log.warning("Option --insecure was set: the connection to %s is not encrypted", options.server.text)
+    command = WorkerCommand(args.callable, args.callable_dir.absolute(), args.log_level, args.log_format)
+    return run(options, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

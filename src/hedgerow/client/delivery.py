@@ -1,0 +1,130 @@
+"""From the outbox to the server: each result is sent until the server has it, across sessions and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from hedgerow.client.connection import Connection
+from hedgerow.client.outbox import Entry, Outbox
+from hedgerow.client.session import Session
+from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, NotFound, WaitTimeout
+from hedgerow.records import Outcome, Reply
+from hedgerow.waits import Backoff, Limit, pause, wait
+from hedgerow.wire.convert import reply_to_proto
+from hedgerow.wire.proto import records_pb2
+
+log = logging.getLogger(__name__)
+
+MAX_FRESH_UPLOADS = 2
+
+
+class Delivery:
+    """Sends the outbox's entries, each in an asyncio task of its own."""
+
+    def __init__(self, outbox: Outbox, connection: Connection) -> None:
+        self._outbox = outbox
+        self._connection = connection
+        self._sending: dict[str, asyncio.Task[None]] = {}
+
+    def send(self, task_id: str) -> None:
+        """Send an entry, now or as soon as there is a session; nothing happens if that is under way."""
+        if task_id not in self._sending:
+            sending = asyncio.get_running_loop().create_task(self._send(task_id))
+            self._sending[task_id] = sending
+            sending.add_done_callback(lambda _: self._sending.pop(task_id, None))
+
+    def send_waiting(self, session: Session) -> None:
+        """Send what this server has not accepted yet."""
+        for entry in self._outbox:
+            if entry.accepted_by != session.server_id:
+                if entry.accepted_by:
+                    self._outbox.send_again(entry.task_id)
+                self.send(entry.task_id)
+
+    def send_again(self, task_id: str) -> None:
+        """The server has assigned a task whose result is here."""
+        entry = self._outbox.get(task_id)
+        if entry is not None and entry.accepted_by:
+            self._outbox.send_again(task_id)
+        self.send(task_id)
+
+    def drop(self, task_id: str) -> None:
+        """Remove an entry, and stop sending it."""
+        sending = self._sending.pop(task_id, None)
+        if sending is not None:
+            sending.cancel()
+        self._outbox.remove(task_id)
+
+    async def settle(self, limit: Limit) -> None:
+        """Let what is being sent arrive, within the limit."""
+        if self._sending:
+            try:
+                await wait(asyncio.wait(list(self._sending.values())), limit, "results that are being sent")
+            except WaitTimeout:
+                log.debug("%d results stay in the outbox", len(self._sending))
+
+    def close(self) -> None:
+        """Stop sending; what has not arrived stays in the outbox."""
+        for sending in list(self._sending.values()):
+            sending.cancel()
+
+    async def _send(self, task_id: str) -> None:
+        backoff = Backoff()
+        fenced_epoch = fresh_uploads = 0
+        while True:
+            session = await self._connection.session_after(fenced_epoch)
+            entry = self._outbox.get(task_id)
+            if entry is None:
+                return
+            try:
+                await self._send_once(entry, session)
+                return
+            except Fenced:
+                fenced_epoch = session.epoch
+            except NotFound as error:
+                log.warning("The server does not know the %s (%s); its result is dropped", entry.label, error)
+                self._outbox.remove(task_id)
+                return
+            except (CallerError, CorruptData) as error:
+                fresh_uploads += 1
+                if entry.parameters is not None and fresh_uploads <= MAX_FRESH_UPLOADS:
+                    # The server may have lost the blob, or hold another one under this upload's id.
+                    log.warning("The %s is uploaded anew: %s", entry.label, error)
+                    self._outbox.send_again(task_id)
+                    await pause(backoff.next(), "a fresh upload")
+                    continue
+                if entry.reply.outcome == records_pb2.OUTCOME_INVALID_RESULT:
+                    log.error("The server refuses even the failure of the %s: %s", entry.label, error)
+                    self._outbox.remove(task_id)
+                    return
+                log.error("The server refuses the result of the %s: %s", entry.label, error)
+                refused = reply_to_proto(Reply(Outcome.INVALID_RESULT, f"The server refused the result: {error}"))
+                self._outbox.put(entry.task_id, entry.run_id, entry.label, refused, None, None)
+            except HedgerowError as error:
+                seconds = backoff.next()
+                log.debug("The result of the %s could not be sent (%s); again in %.1f s", entry.label, error, seconds)
+                await self._retry(session, seconds)
+            except Exception:
+                log.exception("Sending the result of the %s failed", entry.label)
+                await self._retry(session, backoff.next())
+
+    async def _retry(self, failed: Session, seconds: float) -> None:
+        """Let some time pass, or a new session open, which is worth a try at once."""
+        with contextlib.suppress(WaitTimeout):
+            await wait(self._connection.session_after(failed.epoch), Limit("delivery_backoff_s", seconds), "a new session")
+
+    async def _send_once(self, entry: Entry, session: Session) -> None:
+        reply = records_pb2.Reply()
+        reply.CopyFrom(entry.reply)
+        if entry.parameters is not None:
+            if entry.size < session.data_plane.inline_max_bytes:
+                reply.parameters.inline = entry.parameters.read_bytes()
+            else:
+                blob = await self._connection.upload(entry.parameters, entry.upload_id, entry.size, entry.run_id)
+                reply.parameters.blob.digest, reply.parameters.blob.size = blob.digest, blob.size
+        accepted = await self._connection.complete(session, entry.task_id, reply)
+        if not accepted:
+            log.debug("The server had the result of the %s, or the task had ended otherwise", entry.label)
+        self._outbox.accepted(entry.task_id, session.server_id)

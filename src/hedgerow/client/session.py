@@ -1,0 +1,156 @@
+"""One session: the stream on which the server pushes tasks and both sides say that they are alive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from hedgerow.errors import (
+    AlreadyExists,
+    HedgerowError,
+    InvalidArgument,
+    PermissionDenied,
+    ProtocolMismatch,
+    Unauthenticated,
+    Unavailable,
+    WaitTimeout,
+)
+from hedgerow.records import DataPlane
+from hedgerow.security import Identity
+from hedgerow.waits import Limit, pause, wait
+from hedgerow.wire.convert import data_plane_from_proto
+from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc
+from hedgerow.wire.status import from_rpc_error
+
+log = logging.getLogger(__name__)
+
+WELCOME = Limit("welcome_s", 30.0)
+LEAVE = Limit("leave_s", 1.0)
+SILENT_BEATS = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the client says of itself when a session opens."""
+
+    name: str
+    software: str
+    running: Sequence[str]
+    finished: Sequence[str]
+
+
+class Session:
+    """An open session.
+
+    Attributes:
+        server_id: Identifies the server's state.
+        epoch: Goes with every call made in this session.
+        data_plane: Where blobs travel.
+    """
+
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[fleet_pb2.SessionUp, fleet_pb2.SessionDown], welcome: fleet_pb2.Welcome
+    ) -> None:
+        self.server_id = welcome.server_id
+        self.epoch = welcome.epoch
+        self.data_plane: DataPlane = data_plane_from_proto(welcome.data_plane)
+        self._interval_s = max(0.05, welcome.beat_interval_s)
+        self._call = call
+        self._writing = asyncio.Lock()
+        self._ended = asyncio.Event()
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    @classmethod
+    async def open(cls, stub: fleet_pb2_grpc.FleetAsyncStub, identity: Identity, standing: Standing) -> Session:
+        """Say hello and wait for the welcome.
+
+        Raises:
+            HedgerowError: The server refuses; the class says why.
+            Unavailable: There is no server, or it does not answer.
+        """
+        call = stub.Session(metadata=identity.metadata())
+        hello = fleet_pb2.Hello(
+            node_id=identity.id,
+            name=standing.name,
+            software=standing.software,
+            running=standing.running,
+            finished=standing.finished,
+        )
+        try:
+            first = await wait(_greet(call, hello), WELCOME, "the server's welcome")
+            if first is grpc.aio.EOF or not isinstance(first, fleet_pb2.SessionDown):
+                raise Unavailable("The server ended the session before it had begun.")
+            if first.WhichOneof("event") == "goodbye":
+                raise Unavailable(f"The server takes no sessions now: {first.goodbye.reason}.")
+            if first.WhichOneof("event") != "welcome":
+                raise Unavailable("The server's first message was not a welcome.")
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        except BaseException:
+            call.cancel()
+            raise
+        return cls(call, first.welcome)
+
+    async def events(self) -> AsyncIterator[fleet_pb2.SessionDown]:
+        """What the server pushes, until it ends the session.
+
+        Raises:
+            WaitTimeout: It has been silent for three beats.
+            HedgerowError: The connection is lost, or the server refuses to go on.
+        """
+        silent = Limit("session_silent_s", SILENT_BEATS * self._interval_s)
+        try:
+            while True:
+                message = await wait(self._call.read(), silent, "a sign of life from the server")
+                if message is grpc.aio.EOF or not isinstance(message, fleet_pb2.SessionDown):
+                    return
+                if message.WhichOneof("event") != "beat":
+                    yield message
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            self.close()
+
+    async def leave(self, reason: str, handed_back: Sequence[str]) -> None:
+        """Tell the server that the client is stopping, and wait a moment for it to end the session; events must still be read."""
+        try:
+            async with self._writing:
+                await wait(
+                    self._call.write(fleet_pb2.SessionUp(leave=fleet_pb2.Leave(reason=reason, handed_back=handed_back))),
+                    LEAVE,
+                    "saying that the client leaves",
+                )
+                await wait(self._call.done_writing(), LEAVE, "the end of the stream")
+            await wait(self._ended.wait(), LEAVE, "the server to end the session")
+        except (WaitTimeout, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.debug("Left without the server's answer: %s", error)
+
+    def close(self) -> None:
+        """Drop the connection's stream."""
+        self._ended.set()
+        self._beating.cancel()
+        self._call.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            await pause(self._interval_s, "the interval between beats")
+            try:
+                async with self._writing:
+                    await self._call.write(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the reader sees why
+
+
+async def _greet(call: grpc.aio.StreamStreamCall[fleet_pb2.SessionUp, fleet_pb2.SessionDown], hello: fleet_pb2.Hello) -> object:
+    await call.write(fleet_pb2.SessionUp(hello=hello))
+    return await call.read()
+
+
+def is_refusal(error: HedgerowError) -> bool:
+    """Whether trying again cannot help as long as nobody changes anything at the client."""
+    return isinstance(error, AlreadyExists | InvalidArgument | PermissionDenied | ProtocolMismatch | Unauthenticated)

@@ -1,0 +1,63 @@
+"""What a run can be told: its rounds, its seed, and how long a driver waits for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hedgerow.errors import ConfigError
+from hedgerow.waits import Limit
+
+
+@dataclass
+class ServerConfig:
+    """Settings of a run.
+
+    Attributes:
+        num_rounds: How many rounds; 0 only evaluates the initial parameters.
+        round_timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
+        seed: Seed of the run (64 bits, not negative): fixes who is sampled and what the clients' random generators start from.
+            None for a random one, which the log tells.
+    """
+
+    num_rounds: int = 1
+    round_timeout: float | None = None
+    seed: int | None = None
+
+    def check(self) -> None:
+        """See whether the settings make sense.
+
+        Raises:
+            ConfigError: One does not.
+        """
+        if self.num_rounds < 0:
+            raise ConfigError(f"num_rounds is {self.num_rounds}; it must not be negative.")
+        if self.round_timeout is not None and not self.round_timeout > 0:
+            raise ConfigError(f"round_timeout is {self.round_timeout}; give seconds, more than 0, or None for no limit.")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed is {self.seed}; it must be at least 0 and less than 2**64.")
+
+
+@dataclass(frozen=True, slots=True)
+class DriverLimits:
+    """How long a driver waits, in seconds.
+
+    Attributes:
+        connect_s: For the server, when the run begins.
+        reconnect_s: For a server that has gone away during the run.
+        call_s: For the answer to one call, before it is made again.
+        watch_silent_s: For a sign of life in the stream of results, before it is opened again.
+        wait_for_clients_s: For enough clients to be there.
+        end_run_s: For the server to take note of the run's end.
+    """
+
+    connect_s: float = 600.0
+    reconnect_s: float = 86_400.0
+    call_s: float = 30.0
+    watch_silent_s: float = 60.0
+    wait_for_clients_s: float = 86_400.0
+    end_run_s: float = 60.0
+
+    def limit(self, name: str) -> Limit:
+        """The limit of this name."""
+        seconds: float = getattr(self, name)
+        return Limit(name, seconds)

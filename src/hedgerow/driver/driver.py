@@ -1,0 +1,303 @@
+"""The low-level driver: one run, its tasks and its results. For people who write their own loop; the rest builds on it.
+
+::
+
+    with Driver("127.0.0.1:9092", seed=1) as driver:
+        driver.wait_for_nodes(2)
+        tasks = [driver.task(node, Kind.FIT, round=1, parameters=parameters) for node in driver.nodes()]
+        for result in driver.results(driver.push(tasks)):
+            update = driver.download(result.reply.parameters)
+        driver.acknowledge(1)
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+
+from hedgerow.driver.config import DriverLimits
+from hedgerow.driver.connection import Connection
+from hedgerow.driver.payloads import Payloads
+from hedgerow.driver.watcher import Mirror, Watcher
+from hedgerow.errors import HedgerowError, RunEnded
+from hedgerow.records import Instruction, Node, Parameters, Payload, RunState, Scalar, Task, TaskResult
+from hedgerow.sampling import task_id, task_seed
+from hedgerow.security import Identity, Role
+from hedgerow.waits import Limit, wait_condition
+from hedgerow.wire import convert
+from hedgerow.wire.channel import Address
+from hedgerow.wire.proto import driver_pb2, records_pb2
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SERVER_ADDRESS = "127.0.0.1:9092"
+DEFAULT_PORT = 9092
+PUSH_MAX_BYTES = 4 * 1024 * 1024
+PUSH_MAX_TASKS = 1000
+END_AFTER_ERROR = Limit("end_after_error_s", 10.0)
+
+
+class Driver:
+    """One run at one server. All methods block and may be called from any thread.
+
+    Args:
+        server_address: ``host:port`` of the Driver API.
+        root_certificates: PEM bytes of the certificate authority; None for a connection without TLS.
+        run_name: For people: shown in the server's log and tables.
+        seed: The run's seed; None for a random one.
+        limits: How long to wait for what.
+        run_id: The run; None for a new one.
+        identity: Who the driver is; None for a new identity. A run belongs to the driver that opened it.
+    """
+
+    def __init__(
+        self,
+        server_address: str = DEFAULT_SERVER_ADDRESS,
+        *,
+        root_certificates: bytes | None = None,
+        run_name: str = "",
+        seed: int | None = None,
+        limits: DriverLimits | None = None,
+        run_id: str | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self.limits = limits or DriverLimits()
+        self.address = Address.parse(server_address, DEFAULT_PORT)
+        self.run_id = run_id or secrets.token_hex(16)
+        self.run_name = run_name
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.identity = identity or Identity.fresh(Role.DRIVER)
+        self._root_certificates = root_certificates
+        self._reconnect = self.limits.limit("reconnect_s")
+        self._connection = Connection(self.address, root_certificates, self.identity, self.limits.call_s)
+        self._payloads: Payloads | None = None
+        self._watcher: Watcher | None = None
+        self._sequences: Counter[tuple[int, str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def connect(self) -> None:
+        """Connect and open the run. Keeps trying for ``connect_s`` while the server is not there.
+
+        Raises:
+            WaitTimeout: The server did not come.
+            HedgerowError: The server refused.
+        """
+        tls = self._root_certificates is not None
+        self._payloads = Payloads(self._connection, self.run_id, self._root_certificates, self._reconnect)
+        request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed)
+        silent = self.limits.limit("watch_silent_s")
+        self._watcher = Watcher(self._connection, request, silent, self._reconnect, self._payloads.use)
+        connect = self.limits.limit("connect_s")
+        try:
+            self._connection.open()
+            if tls:
+                log.info("Opened secure gRPC connection using certificates")
+            else:
+                log.info("Opened insecure gRPC connection (no certificates were passed)")
+            self._connection.run(self._watcher.open_run(connect), "the run to be opened")
+            self._connection.spawn(self._watcher.follow())
+            self._watcher.mirror.wait_for_nodes(0, connect)
+        except BaseException:
+            self.close()
+            raise
+        log.info("[Driver] Connected to %s", self.address.text, extra={"action": "driver_connected", "run": self.run_id})
+
+    @property
+    def mirror(self) -> Mirror:
+        """Nodes and results as the server pushes them."""
+        assert self._watcher is not None, "connect() comes first"
+        return self._watcher.mirror
+
+    def nodes(self) -> list[Node]:
+        """The available nodes, ordered by name."""
+        return self.mirror.nodes()
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Block until so many nodes are available, for at most ``wait_for_clients_s``.
+
+        Raises:
+            WaitTimeout: They did not come.
+            RunEnded: The run was ended meanwhile.
+        """
+        self.mirror.wait_for_nodes(count, self.limits.limit("wait_for_clients_s"))
+
+    def subscribe(self, changed: Callable[[], None], aborted: Callable[[BaseException], None]) -> None:
+        """Call ``changed`` now and whenever :meth:`nodes` changes, ``aborted`` when the run cannot go on. Both must be quick."""
+        self.mirror.subscribe(changed, aborted)
+
+    def start_round(self, round: int) -> None:
+        """Count this round's tasks from the beginning, so that a restarted driver derives the same ids again."""
+        with self._lock:
+            self._sequences = Counter({key: count for key, count in self._sequences.items() if key[0] != round})
+
+    def task(
+        self,
+        node: Node,
+        kind: str,
+        *,
+        round: int,
+        config: Mapping[str, Scalar] | None = None,
+        parameters: Parameters | None = None,
+    ) -> Task:
+        """Make a task; parameters are uploaded unless they are at the server already. Its id and seed follow from the run's."""
+        payload = None if parameters is None else self.upload(parameters)
+        with self._lock:
+            sequence = self._sequences[round, node.node_id, str(kind)]
+            self._sequences[round, node.node_id, str(kind)] += 1
+        return Task(
+            task_id=task_id(self.run_id, round, node.node_id, str(kind), sequence),
+            run_id=self.run_id,
+            node_id=node.node_id,
+            round=round,
+            sequence=sequence,
+            seed=task_seed(self.seed, round, node.name, str(kind), sequence),
+            instruction=Instruction(str(kind), dict(config or {}), payload),
+        )
+
+    def push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Queue tasks at the server, and return them. Pushing a task twice is the same as pushing it once.
+
+        Raises:
+            RunEnded: The run was ended meanwhile.
+            InvalidArgument: A task cannot be sent.
+        """
+        for task in tasks:
+            self.mirror.expect(task.task_id)
+        batch: list[records_pb2.Task] = []
+        size = 0
+        for message in map(convert.task_to_proto, tasks):
+            if batch and (size + message.ByteSize() > PUSH_MAX_BYTES or len(batch) >= PUSH_MAX_TASKS):
+                self._push(batch)
+                batch, size = [], 0
+            batch.append(message)
+            size += message.ByteSize()
+        if batch:
+            self._push(batch)
+        return list(tasks)
+
+    def expect(self, task: Task) -> Future[TaskResult]:
+        """The future of a task's result, which cannot be cancelled; it fails with :class:`RunEnded` and the like."""
+        return self.mirror.expect(task.task_id)
+
+    def results(self, tasks: Sequence[Task], limit: Limit | None = None) -> Iterator[TaskResult]:
+        """The tasks' results as they arrive.
+
+        Args:
+            tasks: Tasks that were pushed.
+            limit: How long to wait for the next one; None for as long as it takes.
+
+        Raises:
+            WaitTimeout: The limit was reached.
+            RunEnded: The run was ended meanwhile.
+        """
+        condition = threading.Condition()
+        done: deque[Future[TaskResult]] = deque()
+
+        def arrived(future: Future[TaskResult]) -> None:
+            with condition:
+                done.append(future)
+                condition.notify()
+
+        for task in tasks:
+            self.expect(task).add_done_callback(arrived)
+        limit = limit or Limit("results_s", None)
+        for _ in tasks:
+            with condition:
+                wait_condition(condition, lambda: bool(done), limit, f"a result of run {self.run_id}")
+                future = done.popleft()
+            yield future.result(0)
+
+    def upload(self, parameters: Parameters) -> Payload:
+        """Bring parameters to the server, once for each object, and return what names them in an instruction."""
+        assert self._payloads is not None, "connect() comes first"
+        return self._payloads.upload(parameters)
+
+    def download(self, payload: Payload) -> Parameters:
+        """The parameters that a result names, as read-only views."""
+        assert self._payloads is not None, "connect() comes first"
+        return self._payloads.download(payload)
+
+    def cancel(self, tasks: Sequence[Task], reason: str) -> None:
+        """End tasks that have no result yet; does not wait for the server's answer."""
+        ids = [task.task_id for task in tasks]
+        if ids:
+            self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
+
+    def acknowledge(self, round: int) -> None:
+        """The results of this round, and those before it, are safe here: clients and server may drop them.
+
+        Blobs stay whose parameters are still in use here.
+        """
+        assert self._payloads is not None, "connect() comes first"
+        request = driver_pb2.AcknowledgeRoundRequest(run_id=self.run_id, round=round, keep=self._payloads.digests())
+        self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
+        self.mirror.forget(round)
+
+    def end(self, state: RunState, message: str = "") -> None:
+        """End the run, unless it has ended already.
+
+        Raises:
+            WaitTimeout: The server was away for longer than ``end_run_s`` (10 s when the run did not finish).
+        """
+        if self._over:
+            return
+        request = driver_pb2.EndRunRequest(run_id=self.run_id, state=convert.run_state_to_proto(state), message=message[:2000])
+        limit = self.limits.limit("end_run_s") if state is RunState.FINISHED else END_AFTER_ERROR
+        self._connection.call_blocking("EndRun", request, limit)
+        self._over = True
+
+    def close(self) -> None:
+        """Close the connection; does not end the run. Doing it twice is the same as doing it once."""
+        if self._watcher is not None:
+            self.mirror.abort(HedgerowError("The driver was closed."))
+        if self._payloads is not None:
+            self._payloads.close()
+        self._connection.close()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back on the connection's thread after some seconds."""
+        self._connection.call_later(seconds, callback)
+
+    def __enter__(self) -> Driver:
+        self.connect()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.end_with(error)
+        finally:
+            self.close()
+
+    def end_with(self, error: BaseException | None) -> None:
+        """End the run as its driver ended: FINISHED, FAILED with the error, or STOPPED after Ctrl-C.
+
+        A server that cannot be told does not matter any more: that is logged, not raised.
+        """
+        if error is None:
+            state, message = RunState.FINISHED, ""
+        elif isinstance(error, KeyboardInterrupt):
+            state, message = RunState.STOPPED, "stopped by Ctrl-C at the driver"
+        else:
+            state, message = RunState.FAILED, f"{type(error).__name__}: {error}"
+        if isinstance(error, RunEnded):
+            return
+        try:
+            self.end(state, message)
+        except HedgerowError as problem:
+            log.warning("The server could not be told that run %s is %s: %s", self.run_id, state, problem)
+
+    async def _cancel(self, request: driver_pb2.CancelTasksRequest) -> None:
+        try:
+            await self._connection.call("CancelTasks", request, self._reconnect)
+        except HedgerowError as error:
+            log.warning("%d tasks could not be cancelled: %s", len(request.task_ids), error)
+
+    def _push(self, batch: list[records_pb2.Task]) -> None:
+        request = driver_pb2.PushTasksRequest(run_id=self.run_id, tasks=batch)
+        self._connection.call_blocking("PushTasks", request, self._reconnect)

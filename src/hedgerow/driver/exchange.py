@@ -1,0 +1,255 @@
+"""Instructions out, answers in: between what a strategy says and what the low-level driver does.
+
+Owned here: a round's deadline, and that results are fetched and checked in the background, out of order, while the strategy folds
+those that came before.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol, TypeVar
+
+from hedgerow.aggregation.updates import UpdateSpec
+from hedgerow.driver.answers import (
+    Ins,
+    evaluate_res,
+    failure_of,
+    fit_res,
+    get_parameters_res,
+    get_properties_res,
+    kind_of,
+    late,
+    reason_of,
+)
+from hedgerow.driver.daemon_pool import DaemonPool
+from hedgerow.driver.driver import Driver
+from hedgerow.driver.results import Results
+from hedgerow.errors import BadUpdate, InvalidArgument, TaskFailed, WaitTimeout
+from hedgerow.records import (
+    Blob,
+    EvaluateIns,
+    EvaluateRes,
+    FitIns,
+    FitRes,
+    GetParametersIns,
+    GetParametersRes,
+    GetPropertiesIns,
+    GetPropertiesRes,
+    Kind,
+    Node,
+    Outcome,
+    Parameters,
+    Reply,
+    Task,
+    TaskResult,
+)
+from hedgerow.strategy.clients import ClientProxy
+from hedgerow.waits import Limit, wait_future
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", FitRes, EvaluateRes)
+DOWNLOADS_AT_ONCE = 4
+
+
+class Exchange(Protocol):
+    """What carries a server's instructions to clients."""
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed."""
+
+    def start_round(self, server_round: int) -> None:
+        """What is asked from now on belongs to this round; 0 is before the first."""
+
+    def fit(
+        self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
+    ) -> Results[FitRes]:
+        """Let clients train; each update must be as its specification says."""
+
+    def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
+        """Let clients evaluate."""
+
+    def finish_round(self, server_round: int) -> None:
+        """The round's results are not needed any longer."""
+
+
+class NodeProxy(ClientProxy):
+    """A client at the other side of the server. Each method pushes one task and waits for its result.
+
+    Methods raise :class:`~hedgerow.errors.TaskFailed` when the client fails (reason "late" after ``timeout`` seconds) and
+    :class:`~hedgerow.errors.BadUpdate` when its answer cannot be used. A client without the method answers with that status.
+
+    Attributes:
+        cid: The node's name.
+        node_id: The node's id.
+    """
+
+    def __init__(self, node: Node, exchange: DriverExchange) -> None:
+        super().__init__(node.name)
+        self.node = node
+        self.node_id = node.node_id
+        self._exchange = exchange
+
+    def get_properties(self, ins: GetPropertiesIns, timeout: float | None) -> GetPropertiesRes:
+        """Ask the client for its properties."""
+        reply = self._exchange.ask(self, ins, timeout, accept=(Outcome.OK, Outcome.NOT_IMPLEMENTED))
+        return get_properties_res(reply)
+
+    def get_parameters(self, ins: GetParametersIns, timeout: float | None) -> GetParametersRes:
+        """Ask the client for its parameters."""
+        reply = self._exchange.ask(self, ins, timeout, accept=(Outcome.OK, Outcome.NOT_IMPLEMENTED))
+        return get_parameters_res(reply, self._exchange.driver.download)
+
+    def fit(self, ins: FitIns, timeout: float | None) -> FitRes:
+        """Let the client train."""
+        return fit_res(self._exchange.ask(self, ins, timeout), self._exchange.driver.download, UpdateSpec(finite=False))
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None) -> EvaluateRes:
+        """Let the client evaluate."""
+        return evaluate_res(self._exchange.ask(self, ins, timeout))
+
+
+class DriverExchange:
+    """Carries instructions out as tasks of the driver's run."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self._round = 0
+        self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed."""
+        return self.driver.seed
+
+    def start_round(self, server_round: int) -> None:
+        """What is asked from now on belongs to this round."""
+        self._round = server_round
+        self.driver.start_round(server_round)
+
+    def finish_round(self, server_round: int) -> None:
+        """Clients may drop the round's results, and the server its blobs."""
+        self.driver.acknowledge(server_round)
+
+    def close(self) -> None:
+        """Forget what has not been fetched yet."""
+        self._pool.clear()
+
+    def ask(self, client: NodeProxy, ins: Ins, timeout: float | None, accept: Sequence[Outcome] = (Outcome.OK,)) -> Reply:
+        """Push one task and wait for its reply.
+
+        Raises:
+            TaskFailed: The client failed, or did not answer in time.
+            RunEnded: The run was ended meanwhile.
+        """
+        task = self._task(client, ins)
+        self.driver.push([task])
+        try:
+            limit = Limit("timeout", timeout)
+            reply = wait_future(self.driver.expect(task), limit, f"{task.instruction.kind} of {client.cid}").reply
+        except WaitTimeout:
+            self.driver.cancel([task], "no answer in time")
+            raise late(client.cid, task.instruction.kind, timeout) from None
+        if reply.outcome not in accept:
+            raise failure_of(client.cid, task.instruction.kind, reply)
+        return reply
+
+    def fit(
+        self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
+    ) -> Results[FitRes]:
+        """Let clients train. The deadline counts from when the tasks are at the server."""
+        answers: list[Callable[[Reply], FitRes]] = [partial(fit_res, download=self.driver.download, spec=spec) for spec in specs]
+        return self._ask_all(Kind.FIT, instructions, answers, timeout)
+
+    def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
+        """Let clients evaluate. The deadline counts from when the tasks are at the server."""
+        return self._ask_all(Kind.EVALUATE, instructions, [evaluate_res] * len(instructions), timeout)
+
+    def _ask_all(
+        self,
+        kind: Kind,
+        instructions: Sequence[tuple[ClientProxy, Ins]],
+        answers: Sequence[Callable[[Reply], R]],
+        timeout: float | None,
+    ) -> Results[R]:
+        clients = [_node_proxy(client) for client, _ in instructions]
+        tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
+        results: Results[R] = Results(
+            clients, partial(_log_completed, kind, self._round), partial(_log_failed, kind, self._round)
+        )
+        self.driver.push(tasks)
+        if timeout is not None:
+            # The timer outlives the round; it must not keep the round's results.
+            expiring = weakref.ref(results)
+            self.driver.call_later(timeout, lambda: self._expire(expiring(), tasks, kind, timeout))
+        for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+            # A future keeps its callbacks when it is done; the list lets go of the results.
+            self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
+        return results
+
+    def _task(self, client: NodeProxy, ins: Ins) -> Task:
+        parameters: Parameters | None = getattr(ins, "parameters", None)
+        return self.driver.task(client.node, kind_of(ins), round=self._round, config=ins.config, parameters=parameters)
+
+    def _expire(self, results: Results[R] | None, tasks: Sequence[Task], kind: Kind, timeout: float) -> None:
+        if results is None:
+            return
+        indices = results.expire(lambda client: late(client.cid, kind, timeout))
+        self.driver.cancel([tasks[index] for index in indices], "the round's time is up")
+
+    def _arrived(
+        self, holder: list[Results[R]], index: int, node: str, answer: Callable[[Reply], R], future: Future[TaskResult]
+    ) -> None:
+        """A task's future is done: runs on the connection's thread, which must not wait for a download."""
+        results = holder.pop()
+        error = future.exception(0)
+        if error is not None:
+            results.abort(error)
+            return
+        result = future.result(0)
+        if not results.arrived(index):
+            return
+        if result.reply.outcome is not Outcome.OK:
+            results.fail(index, failure_of(node, result.kind, result.reply))
+        elif isinstance(result.reply.parameters, Blob):
+            self._pool.submit(lambda: _finish(results, index, answer, result.reply))
+        else:
+            _finish(results, index, answer, result.reply)
+
+
+def _finish(results: Results[R], index: int, answer: Callable[[Reply], R], reply: Reply) -> None:
+    try:
+        results.put(index, answer(reply))
+    except BadUpdate as error:
+        results.fail(index, error.with_traceback(None))  # a traceback would keep the update's arrays alive
+    except Exception as error:  # noqa: BLE001 (raised where the strategy waits: it is not the client's fault)
+        results.abort(error)
+
+
+def _node_proxy(client: ClientProxy) -> NodeProxy:
+    if not isinstance(client, NodeProxy):
+        raise InvalidArgument(f"{client!r} is not a client of this run; take clients from the client manager.")
+    return client
+
+
+def _log_completed(kind: Kind, server_round: int, results: int, failures: int) -> None:
+    log.debug("%s_round %s received %s results and %s failures", kind, server_round, results, failures)
+
+
+def _log_failed(kind: Kind, server_round: int, client: ClientProxy, error: Exception) -> None:
+    traceback = error.traceback if isinstance(error, TaskFailed) else ""
+    log.warning(
+        "%s_round %s: client %s failed (%s): %s%s",
+        kind,
+        server_round,
+        client.cid,
+        reason_of(error),
+        error,
+        f"\n{traceback.rstrip()}" if traceback else "",
+        extra={"action": "client_failed", "node": client.cid, "reason": reason_of(error)},
+    )

@@ -1,0 +1,99 @@
+"""What a run gave, round by round."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hedgerow.records import Metrics, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailure:
+    """A client that was asked in a round and gave nothing that could be used.
+
+    Attributes:
+        kind: What it was asked: "fit" or "evaluate".
+        node: The client's name.
+        reason: Why, in one word: the word of an :class:`~hedgerow.records.Outcome`, "bad_update" or "late".
+        message: Why, for people.
+    """
+
+    kind: str
+    node: str
+    reason: str
+    message: str
+
+
+class History:
+    """Losses, metrics and failures of a run.
+
+    Attributes:
+        losses_distributed: ``(round, loss)`` of the clients' evaluations.
+        losses_centralized: ``(round, loss)`` of the strategy's own evaluations; round 0 is before training.
+        metrics_distributed_fit: For each metric of the clients' training, ``(round, value)``.
+        metrics_distributed: The same for the clients' evaluations.
+        metrics_centralized: The same for the strategy's own evaluations.
+        failures: For each round with failures, the clients that failed, and why.
+    """
+
+    def __init__(self) -> None:
+        self.losses_distributed: list[tuple[int, float]] = []
+        self.losses_centralized: list[tuple[int, float]] = []
+        self.metrics_distributed_fit: dict[str, list[tuple[int, Scalar]]] = {}
+        self.metrics_distributed: dict[str, list[tuple[int, Scalar]]] = {}
+        self.metrics_centralized: dict[str, list[tuple[int, Scalar]]] = {}
+        self.failures: dict[int, list[NodeFailure]] = {}
+
+    def add_loss_distributed(self, server_round: int, loss: float) -> None:
+        """Note the loss of the clients' evaluations."""
+        self.losses_distributed.append((server_round, loss))
+
+    def add_loss_centralized(self, server_round: int, loss: float) -> None:
+        """Note the loss of the strategy's own evaluation."""
+        self.losses_centralized.append((server_round, loss))
+
+    def add_metrics_distributed_fit(self, server_round: int, metrics: Metrics) -> None:
+        """Note metrics of the clients' training."""
+        _add(self.metrics_distributed_fit, server_round, metrics)
+
+    def add_metrics_distributed(self, server_round: int, metrics: Metrics) -> None:
+        """Note metrics of the clients' evaluations."""
+        _add(self.metrics_distributed, server_round, metrics)
+
+    def add_metrics_centralized(self, server_round: int, metrics: Metrics) -> None:
+        """Note metrics of the strategy's own evaluation."""
+        _add(self.metrics_centralized, server_round, metrics)
+
+    def add_failures(self, server_round: int, failures: Iterable[NodeFailure]) -> None:
+        """Note clients that failed."""
+        for failure in failures:
+            self.failures.setdefault(server_round, []).append(failure)
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, History) else NotImplemented
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        parts = []
+        for title, losses in (("distributed", self.losses_distributed), ("centralized", self.losses_centralized)):
+            if losses:
+                parts.append(f"History (loss, {title}):\n" + "".join(f"\tround {r}: {loss}\n" for r, loss in losses))
+        for title, metrics in (
+            ("distributed, fit", self.metrics_distributed_fit),
+            ("distributed, evaluate", self.metrics_distributed),
+            ("centralized", self.metrics_centralized),
+        ):
+            if metrics:
+                parts.append(f"History (metrics, {title}):\n{pprint.pformat(metrics)}\n")
+        for server_round, failures in self.failures.items():
+            lines = (f"\tround {server_round}: {f.kind} of {f.node} ({f.reason}): {f.message}\n" for f in failures)
+            parts.append("History (failures):\n" + "".join(lines))
+        return "".join(parts)
+
+
+def _add(series: dict[str, list[tuple[int, Scalar]]], server_round: int, metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        series.setdefault(name, []).append((server_round, value))

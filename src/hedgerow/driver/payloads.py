@@ -1,0 +1,165 @@
+"""Parameters on their way between the driver and the server: inline when small, else as blobs through files.
+
+Owned here: the folder of files in transit (deleted with the driver), and the memory of what is at the server already. Parameters
+are known by object identity: handing the same :class:`~hedgerow.records.Parameters` to a hundred clients, and to evaluate after
+fit, is one upload. Arrays must not be changed in place once their parameters were sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hedgerow.driver.connection import Connection
+from hedgerow.errors import HedgerowError, NotFound, Unavailable
+from hedgerow.records import Blob, DataPlane, Parameters, Payload
+from hedgerow.security import https_client
+from hedgerow.waits import Backoff, Limit, pause_thread
+from hedgerow.wire import convert, tensors
+from hedgerow.wire.channel import blob_base_url
+from hedgerow.wire.proto import records_pb2
+from hedgerow.wire.transfer import BlobPeer, Grant
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ASK = Limit("ask_s", 30.0)
+
+
+class Payloads:
+    """Turns parameters into payloads and back.
+
+    Args:
+        connection: The way to the server.
+        run_id: The run on whose behalf blobs travel.
+        root_certificates: PEM bytes; None for HTTP without TLS.
+        reconnect: How long the server may be away during a transfer.
+    """
+
+    def __init__(self, connection: Connection, run_id: str, root_certificates: bytes | None, reconnect: Limit) -> None:
+        self._connection = connection
+        self._run_id = run_id
+        self._ssl = None if root_certificates is None else https_client(root_certificates)
+        self._reconnect = reconnect
+        self._folder = Path(tempfile.mkdtemp(prefix="hedgerow-driver-"))
+        self._numbers = itertools.count()
+        self._plane: DataPlane | None = None
+        self._peer: BlobPeer | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._uploading = threading.Lock()
+        self._known: weakref.WeakKeyDictionary[Parameters, Payload] = weakref.WeakKeyDictionary()
+
+    def use(self, plane: DataPlane) -> None:
+        """The server said where blobs travel."""
+        with self._lock:
+            if plane != self._plane:
+                self._plane = plane
+                base_url = blob_base_url(self._connection.address, plane, tls=self._ssl is not None)
+                self._peer = BlobPeer(base_url, self._ssl)
+
+    def upload(self, parameters: Parameters) -> Payload:
+        """Make parameters nameable in instructions: inline bytes, or a blob that is at the server now.
+
+        Raises:
+            InvalidArgument: A tensor cannot be sent.
+            HedgerowError: The server refused, or was away for longer than ``reconnect_s``.
+        """
+        with self._uploading:  # the same parameters from two threads are one upload
+            payload = self._known.get(parameters)
+            if payload is None:
+                payload = self._send(parameters)
+                with self._lock:
+                    self._known[parameters] = payload
+        return payload
+
+    def download(self, payload: Payload) -> Parameters:
+        """The parameters of a result: read-only views of the bytes, or of a memory-mapped file.
+
+        Raises:
+            CorruptData: The bytes are no parameters.
+            HedgerowError: The server refused, or was away for longer than ``reconnect_s``.
+        """
+        parameters = self._fetch(payload) if isinstance(payload, Blob) else tensors.view(payload)
+        with self._lock:
+            self._known[parameters] = payload  # the server has it: handing it on to a client needs no upload
+        return parameters
+
+    def digests(self) -> list[str]:
+        """Digests of the blobs whose parameters are still in use here."""
+        with self._lock:
+            return sorted({payload.digest for payload in self._known.values() if isinstance(payload, Blob)})
+
+    def close(self) -> None:
+        """End transfers and delete the files in transit."""
+        with self._lock:
+            self._closed = True
+            if self._peer is not None:
+                self._peer.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _send(self, parameters: Parameters) -> Payload:
+        assert self._plane is not None, "the run is open"
+        size = tensors.nbytes(parameters)
+        if size < self._plane.inline_max_bytes:
+            return tensors.dumps(parameters)
+        path = self._new_path()
+        with path.open("xb") as file:
+            tensors.write(parameters, file)
+        request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
+        try:
+            blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload")
+        finally:
+            path.unlink(missing_ok=True)
+        log.debug("Uploaded parameters of %d bytes", blob.size, extra={"action": "parameters_uploaded", "digest": blob.digest})
+        return blob
+
+    def _fetch(self, blob: Blob) -> Parameters:
+        request = records_pb2.ResolveBlobRequest(digest=blob.digest, run_id=self._run_id)
+        path = self._new_path()
+        self._persist(lambda peer: peer.download(blob.size, path, lambda: self._grant_download(request)), "download")
+        try:
+            return tensors.map_file(path)
+        finally:
+            path.unlink(missing_ok=True)  # the mapping keeps the data until nobody uses it any longer
+
+    def _persist(self, transfer: Callable[[BlobPeer], T], what: str) -> T:
+        """Transfer, and go on with it when the server comes back."""
+        backoff = Backoff()
+        started = time.monotonic()
+        while True:
+            with self._lock:
+                peer = self._peer
+            assert peer is not None, "the run is open"
+            try:
+                return transfer(peer)
+            except (Unavailable, NotFound, ConnectionError) as error:
+                away_s = time.monotonic() - started
+                # NotFound from a port that another server has now: until the stream is open again, the address may be old.
+                moved = self._peer is not peer
+                stuck = isinstance(error, NotFound) and not moved
+                if self._closed or stuck or (self._reconnect.seconds is not None and away_s > self._reconnect.seconds):
+                    raise
+                log.warning("The %s does not get on; trying again: %s", what, error)
+            pause_thread(backoff.next(), "before the transfer goes on")
+
+    def _grant_upload(self, request: records_pb2.StartUploadRequest) -> Grant:
+        reply = self._connection.call_blocking("StartUpload", request, ASK)
+        return Grant(reply.url, convert.blob_from_proto(reply.done) if reply.HasField("done") else None)
+
+    def _grant_download(self, request: records_pb2.ResolveBlobRequest) -> Grant:
+        return Grant(self._connection.call_blocking("ResolveBlob", request, ASK).url)
+
+    def _new_path(self) -> Path:
+        if self._closed:
+            raise HedgerowError("The driver is closed.")
+        return self._folder / f"{next(self._numbers):06d}.safetensors"

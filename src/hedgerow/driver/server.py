@@ -1,0 +1,200 @@
+"""The rounds of a run: configure, train, fold, evaluate.
+
+The name is Flower's: it serves the strategy inside the driver's process and has nothing to do with ``flower-server``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from hedgerow.aggregation.updates import UpdateSpec
+from hedgerow.driver.answers import reason_of
+from hedgerow.driver.client_manager import SimpleClientManager
+from hedgerow.driver.exchange import Exchange
+from hedgerow.driver.history import History, NodeFailure
+from hedgerow.driver.results import Failed, Results
+from hedgerow.errors import ConfigError, TaskFailed
+from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
+from hedgerow.strategy.clients import ClientManager, ClientProxy
+from hedgerow.strategy.fedavg import FedAvg
+from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
+
+log = logging.getLogger(__name__)
+
+FitRound: TypeAlias = tuple[Parameters | None, Metrics, tuple[FitResults, Failures]]
+EvaluateRound: TypeAlias = tuple[float | None, Metrics, tuple[EvaluateResults, Failures]]
+
+
+class Server:
+    """Runs the rounds of one run with a strategy.
+
+    Args:
+        client_manager: Who is available.
+        strategy: What is asked of whom; :class:`~hedgerow.strategy.FedAvg` if not given.
+    """
+
+    def __init__(self, *, client_manager: ClientManager | None = None, strategy: Strategy | None = None) -> None:
+        self._client_manager: ClientManager = SimpleClientManager() if client_manager is None else client_manager
+        self.strategy: Strategy = FedAvg() if strategy is None else strategy
+        self.parameters = Parameters({})
+        self.max_workers: int | None = None
+        self.history = History()
+        self._exchange: Exchange | None = None
+
+    def attach(self, exchange: Exchange) -> None:
+        """What carries instructions to clients; :func:`~hedgerow.driver.start_driver` calls this."""
+        self._exchange = exchange
+
+    def set_max_workers(self, max_workers: int | None) -> None:
+        """Accepted for code that was written for Flower; all clients work at once here, without a thread for each."""
+        self.max_workers = max_workers
+
+    def set_strategy(self, strategy: Strategy) -> None:
+        """Replace the strategy."""
+        self.strategy = strategy
+
+    def client_manager(self) -> ClientManager:
+        """Who is available."""
+        return self._client_manager
+
+    @property
+    def exchange(self) -> Exchange:
+        """What carries instructions to clients.
+
+        Raises:
+            ConfigError: There is nothing yet.
+        """
+        if self._exchange is None:
+            raise ConfigError("The server is not connected to clients. Hand it to start_driver(server=…).")
+        return self._exchange
+
+    def fit(self, num_rounds: int, timeout: float | None) -> History:
+        """Run all rounds.
+
+        Args:
+            num_rounds: How many.
+            timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
+        """
+        self._start_round(0)
+        log.info("Initializing global parameters")
+        self.parameters = self._get_initial_parameters(timeout)
+        log.info("Evaluating initial parameters")
+        evaluated = self.strategy.evaluate(0, self.parameters)
+        if evaluated is not None:
+            log.info("initial parameters (loss, other metrics): %s, %s", evaluated[0], evaluated[1])
+            self.history.add_loss_centralized(0, evaluated[0])
+            self.history.add_metrics_centralized(0, evaluated[1])
+        self.exchange.finish_round(0)
+        log.info("FL starting")
+        started = time.perf_counter()
+        for server_round in range(1, num_rounds + 1):
+            self._start_round(server_round)
+            self._run_round(server_round, timeout, started)
+            self.exchange.finish_round(server_round)
+        log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
+        return self.history
+
+    def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
+        fitted = self.fit_round(server_round, timeout)
+        if fitted is not None:
+            if fitted[0] is not None and len(fitted[0]):
+                self.parameters = fitted[0]
+            self.history.add_metrics_distributed_fit(server_round, fitted[1])
+        del fitted  # the updates are not needed any longer
+        evaluated = self.strategy.evaluate(server_round, self.parameters)
+        if evaluated is not None:
+            elapsed = time.perf_counter() - started
+            log.info("fit progress: (%s, %s, %s, %s)", server_round, evaluated[0], evaluated[1], elapsed)
+            self.history.add_loss_centralized(server_round, evaluated[0])
+            self.history.add_metrics_centralized(server_round, evaluated[1])
+        federated = self.evaluate_round(server_round, timeout)
+        if federated is not None and federated[0] is not None:
+            self.history.add_loss_distributed(server_round, federated[0])
+            self.history.add_metrics_distributed(server_round, federated[1])
+
+    def fit_round(self, server_round: int, timeout: float | None) -> FitRound | None:
+        """One round of training.
+
+        Returns:
+            New parameters (None: the old ones stay), metrics, and the results and failures; or None if nobody was asked.
+        """
+        instructions = self.strategy.configure_fit(server_round, self.parameters, self._client_manager)
+        if not instructions:
+            log.info("fit_round %s: no clients selected, cancel", server_round)
+            return None
+        self._log_sampled("fit", server_round, instructions)
+        specs: dict[int, UpdateSpec] = {}
+        for _, ins in instructions:  # usually one instruction for all
+            if id(ins) not in specs:
+                specs[id(ins)] = self.strategy.update_spec(server_round, ins)
+        results = self.exchange.fit(instructions, [specs[id(ins)] for _, ins in instructions], timeout)
+        parameters, metrics = self.strategy.aggregate_fit(server_round, results, results.failures)
+        if not self._settled(Kind.FIT, server_round, results):
+            log.warning("fit_round %s: no client gave a result; the parameters stay as they are", server_round)
+        elif parameters is None:
+            log.warning("fit_round %s: the strategy gave no new parameters; they stay as they are", server_round)
+        return parameters, metrics, (results, results.failures)
+
+    def evaluate_round(self, server_round: int, timeout: float | None) -> EvaluateRound | None:
+        """One evaluation by the clients.
+
+        Returns:
+            Loss (None: there is none), metrics, and the results and failures; or None if nobody was asked.
+        """
+        instructions = self.strategy.configure_evaluate(server_round, self.parameters, self._client_manager)
+        if not instructions:
+            log.info("evaluate_round %s: no clients selected, cancel", server_round)
+            return None
+        self._log_sampled("evaluate", server_round, instructions)
+        results = self.exchange.evaluate(instructions, timeout)
+        loss, metrics = self.strategy.aggregate_evaluate(server_round, results, results.failures)
+        if not self._settled(Kind.EVALUATE, server_round, results):
+            log.warning("evaluate_round %s: no client gave a result", server_round)
+        return loss, metrics, (results, results.failures)
+
+    def _log_sampled(self, phase: str, server_round: int, instructions: Sequence[tuple[ClientProxy, object]]) -> None:
+        log.debug(
+            "%s_round %s: strategy sampled %s clients (out of %s)",
+            phase,
+            server_round,
+            len(instructions),
+            self._client_manager.num_available(),
+        )
+
+    def _settled(self, kind: Kind, server_round: int, results: Results[FitRes] | Results[EvaluateRes]) -> int:
+        """Wait for what the strategy did not wait for, note failures, and return the number of results."""
+        failures = [_node_failure(kind, failed) for failed in results.failed()]
+        self.history.add_failures(server_round, failures)
+        return len(results)
+
+    def _start_round(self, server_round: int) -> None:
+        self.exchange.start_round(server_round)
+        self._client_manager.start_round(server_round, self.exchange.run_seed)
+
+    def _get_initial_parameters(self, timeout: float | None) -> Parameters:
+        parameters = self.strategy.initialize_parameters(self._client_manager)
+        if parameters is not None:
+            log.info("Using initial parameters provided by strategy")
+            return parameters
+        log.info("Requesting initial parameters from one random client")
+        # Waits for as many as a round needs, so that the choice does not depend on who came first.
+        sampled = self._client_manager.sample(1, max(1, self.strategy.min_available_clients))
+        if not sampled:
+            raise ConfigError("No client could be sampled to ask for initial parameters.")
+        res = sampled[0].get_parameters(GetParametersIns({}), timeout)
+        if res.status.code is not Code.OK:
+            raise TaskFailed(
+                f"The client {sampled[0].cid} has no get_parameters. Write that method, or give the strategy initial_parameters.",
+                node=sampled[0].cid,
+                kind=str(Kind.GET_PARAMETERS),
+                reason="not_implemented",
+            )
+        log.info("Received initial parameters from one random client")
+        return res.parameters
+
+
+def _node_failure(kind: Kind, failed: Failed) -> NodeFailure:
+    return NodeFailure(str(kind), failed.client.cid, reason_of(failed.error), str(failed.error))

@@ -1,0 +1,111 @@
+"""Runs over the real server, with parameters that travel as blobs."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.records import Blob, Kind, Parameters, Task
+from hedgerow.sampling import task_seed
+from hedgerow.strategy import FedAvg
+from hedgerow.wire import tensors
+from tests.integration.driver.fleet_client import fleet
+
+SIZE = 50_000
+LIMITS = DriverLimits(connect_s=10, reconnect_s=10, wait_for_clients_s=10)
+
+
+def work(task: Task, parameters: Parameters) -> tuple[Parameters | None, int, float]:
+    if task.instruction.kind == "get_parameters":
+        return Parameters({"w": np.zeros(SIZE, np.float32)}), 0, 0.0
+    if task.instruction.kind == "evaluate":
+        return None, 3, float(parameters["w"].mean())
+    noise = np.random.default_rng(task.seed).standard_normal(SIZE).astype(np.float32)
+    return Parameters({"w": parameters["w"] + noise}), 1 + task.seed % 5, 0.0
+
+
+@pytest.fixture
+def transit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where drivers of this test keep files in transit."""
+    folder = tmp_path / "transit"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def train(address: str, rounds: int, seed: int, strategy: FedAvg | None = None) -> tuple[Any, Parameters]:
+    server = Server(client_manager=SimpleClientManager(10), strategy=strategy)
+    config = ServerConfig(num_rounds=rounds, seed=seed)
+    return start_driver(server_address=address, server=server, config=config, limits=LIMITS), server.parameters
+
+
+def reference(rounds: int, seed: int, names: list[str]) -> Parameters:
+    """The same training without any of this: a loop."""
+    w = np.zeros(SIZE, np.float32)
+    for server_round in range(1, rounds + 1):
+        total, weight = np.zeros(SIZE), 0
+        for name in names:
+            s = task_seed(seed, server_round, name, "fit", 0)
+            update = w + np.random.default_rng(s).standard_normal(SIZE).astype(np.float32)
+            total += update.astype(np.float64) * (1 + s % 5)
+            weight += 1 + s % 5
+        w = (total / weight).astype(np.float32)
+    return Parameters({"w": w})
+
+
+def test_blobs_give_the_bits_of_a_plain_loop(tmp_path: Path, transit: Path) -> None:
+    with fleet(tmp_path, work, ["b", "a", "c"]) as (service, _):
+        history, parameters = train(service.driver_address.text, 3, 5)
+    assert tensors.dumps(parameters) == tensors.dumps(reference(3, 5, ["a", "b", "c"]))
+    assert len(history.losses_distributed) == 3
+    assert history.failures == {}
+
+
+def test_parameters_are_uploaded_once_and_nothing_is_left_behind(tmp_path: Path, transit: Path) -> None:
+    with fleet(tmp_path, work, ["a", "b"]) as (service, clients):
+        train(service.driver_address.text, 3, 5)
+        assert list((tmp_path / "state" / "blobs").iterdir()) == []
+    assert list(transit.iterdir()) == []
+    # Fit and evaluate of each model name the same blob: initial + 3 rounds, of which the first and last are named once.
+    uses = sorted(Counter(clients[0].downloads).values())
+    assert uses == [1, 1, 2, 2]
+
+
+def test_blobs_of_a_round_are_released_when_it_is_over(tmp_path: Path, transit: Path) -> None:
+    left: list[int] = []
+
+    class Counting(FedAvg):
+        def configure_fit(self, *args: Any) -> Any:
+            left.append(len(list((tmp_path / "state" / "blobs").iterdir())))
+            return super().configure_fit(*args)
+
+    with fleet(tmp_path, work, ["a", "b", "c"]) as (service, _):
+        train(service.driver_address.text, 4, 5, Counting())
+    assert left == [1, 1, 1, 1], "only the current parameters stay"
+
+
+def test_update_of_a_client_can_be_handed_on_without_upload(tmp_path: Path, transit: Path) -> None:
+    with fleet(tmp_path, work, ["a", "b"]) as (service, _), Driver(service.driver_address.text, seed=1, limits=LIMITS) as driver:
+        driver.wait_for_nodes(2)
+        a, b = driver.nodes()
+        (first,) = driver.results(driver.push([driver.task(a, Kind.GET_PARAMETERS, round=1)]))
+        assert isinstance(first.reply.parameters, Blob)
+        update = driver.download(first.reply.parameters)
+        assert driver.upload(update) == first.reply.parameters
+        (second,) = driver.results(driver.push([driver.task(b, Kind.FIT, round=1, parameters=update)]))
+        assert isinstance(second.reply.parameters, Blob)
+        fetched = driver.download(second.reply.parameters)
+        del first, second
+        driver.acknowledge(1)
+        assert len(list((tmp_path / "state" / "blobs").iterdir())) == 2, "what is in use here stays"
+        del update, fetched
+        gc.collect()
+        driver.acknowledge(1)
+        assert list((tmp_path / "state" / "blobs").iterdir()) == []

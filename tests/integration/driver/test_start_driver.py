@@ -1,0 +1,351 @@
+"""start_driver and Driver over real gRPC, against a Driver API that can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.errors import ConfigError, NotFound, RunEnded, TaskFailed, WaitTimeout
+from hedgerow.records import (
+    GetPropertiesIns,
+    Kind,
+    Node,
+    NodeState,
+    Outcome,
+    Parameters,
+    Reply,
+    RunState,
+    Task,
+)
+from hedgerow.strategy import FedAvg
+from hedgerow.waits import Limit
+from hedgerow.wire import tensors
+from tests.integration.driver.driver_api import Answer, FakeServer
+
+MODEL = Parameters({"w": np.arange(3, dtype=np.float32)})
+QUICK = DriverLimits(connect_s=10, reconnect_s=10, wait_for_clients_s=10, end_run_s=5)
+
+
+def trained(task: Task) -> Reply:
+    """What a good client answers: seeded noise on top of what came."""
+    match task.instruction.kind:
+        case "get_properties":
+            return Reply(Outcome.OK, metrics={"location": task.node_id})
+        case "get_parameters":
+            return Reply(Outcome.OK, parameters=tensors.dumps(MODEL))
+        case "evaluate":
+            return Reply(Outcome.OK, num_examples=2, loss=float(arrays(task)[0][0]))
+        case _:
+            noise = np.random.default_rng(task.seed).standard_normal(3).astype(np.float32)
+            update = Parameters({"w": arrays(task)[0] + noise})
+            return Reply(Outcome.OK, num_examples=1 + task.seed % 7, parameters=tensors.dumps(update))
+
+
+def arrays(task: Task) -> list[Any]:
+    assert isinstance(task.instruction.parameters, bytes)
+    return tensors.view(task.instruction.parameters).arrays()
+
+
+def failing(node_id: str, reply: Reply) -> Answer:
+    return lambda task: reply if (task.node_id, task.instruction.kind) == (node_id, "fit") else trained(task)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(trained, ["b", "a", "c"]) as fake:
+        yield fake
+
+
+def run(fake: FakeServer, rounds: int = 1, seed: int | None = 3, **kwargs: Any) -> Any:
+    config = ServerConfig(num_rounds=rounds, seed=seed, round_timeout=kwargs.pop("round_timeout", None))
+    return start_driver(server_address=fake.address, config=config, limits=QUICK, **kwargs)
+
+
+def test_log_of_a_run_reads_as_documented(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "hedgerow")
+    run(server, strategy=FedAvg(fraction_fit=0.0, min_fit_clients=1, evaluate_fn=lambda r, a, c: (0.25, {"accuracy": 0.5})))
+    story = [
+        r"INFO Opened insecure gRPC connection \(no certificates were passed\)",
+        rf"INFO \[Driver\] Connected to {server.address}",
+        r"INFO Starting Flower server, config: ServerConfig\(num_rounds=1, round_timeout=None, seed=3\)",
+        r"INFO Initializing global parameters",
+        r"INFO Requesting initial parameters from one random client",
+        r"INFO Received initial parameters from one random client",
+        r"INFO Evaluating initial parameters",
+        r"INFO initial parameters \(loss, other metrics\): 0.25, {'accuracy': 0.5}",
+        r"INFO FL starting",
+        r"DEBUG fit_round 1: strategy sampled 1 clients \(out of 3\)",
+        r"DEBUG fit_round 1 received 1 results and 0 failures",
+        r"INFO fit progress: \(1, 0.25, {'accuracy': 0.5}, [0-9.e-]+\)",
+        r"DEBUG evaluate_round 1: strategy sampled 3 clients \(out of 3\)",
+        r"DEBUG evaluate_round 1 received 3 results and 0 failures",
+        r"INFO FL finished in [0-9.e-]+",
+        r"INFO app_fit: losses_distributed \[\(1, .*\)\]",
+        r"INFO app_fit: metrics_distributed_fit {}",
+        r"INFO app_fit: metrics_distributed {}",
+        r"INFO app_fit: losses_centralized \[\(0, 0.25\), \(1, 0.25\)\]",
+        r"INFO app_fit: metrics_centralized {'accuracy': \[\(0, 0.5\), \(1, 0.5\)\]}",
+    ]
+    log = iter([f"{r.levelname} {r.getMessage()}" for r in caplog.records])
+    for line in story:  # in order; other lines may come between
+        assert any(re.fullmatch(line, found) for found in log), line
+
+
+def test_run_is_finished_and_every_round_acknowledged(server: FakeServer) -> None:
+    run(server, rounds=2)
+    assert server.api.ended == (RunState.FINISHED, "")
+    assert sorted(server.api.keep) == [0, 1, 2]
+
+
+def test_same_seed_gives_the_same_bits_whatever_the_nodes_order() -> None:
+    def outcome(names: list[str], seed: int) -> tuple[Any, bytes]:
+        with FakeServer(trained, names) as fake:
+            made = Server(client_manager=SimpleClientManager(), strategy=FedAvg(fraction_fit=0.5, min_available_clients=4))
+            return run(fake, 3, seed, server=made), tensors.dumps(made.parameters)
+
+    first = outcome(["a", "b", "c", "d"], 3)
+    assert outcome(["d", "c", "b", "a"], 3) == first
+    assert outcome(["a", "b", "c", "d"], 4) != first
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "message"),
+    [
+        (Reply(Outcome.USER_ERROR, "ValueError: boom", "Traceback (most recent call last)\n…"), "user_error", "ValueError: boom"),
+        (Reply(Outcome.WORKER_DIED), "worker_died", "worker process died"),
+        (Reply(Outcome.NODE_LOST), "node_lost", "away for too long"),
+        (Reply(Outcome.NOT_IMPLEMENTED), "not_implemented", "no such method"),
+        (Reply(Outcome.OK, num_examples=1), "bad_update", "returned no parameters"),
+        (Reply(Outcome.OK, num_examples=1, parameters=b"rubbish"), "bad_update", "cannot be read"),
+        (
+            Reply(Outcome.OK, num_examples=1, parameters=tensors.dumps(Parameters({"w": np.full(3, np.nan, np.float32)}))),
+            "bad_update",
+            "'w' is not finite",
+        ),
+        (
+            Reply(Outcome.OK, num_examples=1, parameters=tensors.dumps(Parameters({"w": np.zeros(4, np.float32)}))),
+            "bad_update",
+            r"has the shape \(4,\), expected \(3,\)",
+        ),
+    ],
+)
+def test_round_goes_on_without_a_client_that_fails(
+    reply: Reply, reason: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeServer(failing("node0001", reply), ["a", "b", "c"]) as fake:
+        history = run(fake)
+    (failure,) = history.failures[1]
+    assert (failure.kind, failure.node, failure.reason) == ("fit", "b", reason)
+    assert re.search(message, failure.message)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith(f"fit_round 1: client b failed ({reason}): ")
+    assert reply.traceback.split("\n", maxsplit=1)[0] in warning
+    assert len(history.losses_distributed) == 1
+
+
+def test_deadline_of_a_round_cancels_what_is_open_and_folds_the_rest() -> None:
+    def answer(task: Task) -> Reply | None:
+        return None if (task.node_id, task.instruction.kind) == ("node0002", "fit") else trained(task)
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        history = run(fake, round_timeout=0.2)
+        (failure,) = history.failures[1]
+        assert (failure.node, failure.reason, failure.message) == ("c", "late", "no answer within 0.2 s")
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"]
+        assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_error_in_user_code_fails_the_run_and_comes_through(server: FakeServer) -> None:
+    class Broken(FedAvg):
+        def aggregate_fit(self, *args: Any) -> Any:
+            raise ZeroDivisionError("user code")
+
+    with pytest.raises(ZeroDivisionError, match="user code"):
+        run(server, strategy=Broken())
+    assert server.api.ended == (RunState.FAILED, "ZeroDivisionError: user code")
+
+
+def test_ctrl_c_stops_the_run() -> None:
+    def answer(task: Task) -> Reply | None:
+        if task.instruction.kind == "fit":
+            signal.raise_signal(signal.SIGINT)
+            return None
+        return trained(task)
+
+    with FakeServer(answer, ["a", "b"]) as fake:
+        with pytest.raises(KeyboardInterrupt):
+            run(fake)
+        assert fake.api.ended == (RunState.STOPPED, "stopped by Ctrl-C at the driver")
+
+
+def test_run_that_an_operator_ends_is_over_for_the_driver() -> None:
+    def answer(task: Task) -> Reply | None:
+        if task.instruction.kind == "fit":
+            fake.api.ended = (RunState.STOPPED, "by an operator")
+            fake.api.ring()
+            return None
+        return trained(task)
+
+    with FakeServer(answer, ["a", "b"]) as fake:
+        with pytest.raises(RunEnded, match="by an operator"):
+            run(fake)
+        assert "EndRun" not in fake.api.calls
+
+
+def test_who_waits_for_clients_is_woken_when_one_comes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hedgerow")
+    with FakeServer(trained, ["a"]) as fake:
+
+        def come() -> None:
+            fake.api.nodes.append(Node("node0009", "z", NodeState.ONLINE, 9, 0.0))
+            fake.api.ring()
+
+        fake.do(lambda: fake.loop.call_later(0.1, come))
+        assert run(fake).losses_distributed
+    assert "Waiting for 2 clients to be available (now 1: a)" in caplog.text
+
+
+def test_node_that_takes_over_a_name_replaces_the_lost_one() -> None:
+    def answer(task: Task) -> Reply | None:
+        if (task.round, task.instruction.kind) == (1, "evaluate"):
+            # The newcomer is told of before its name is free.
+            fake.api.nodes.append(Node("node0009", "a", NodeState.ONLINE, 10, 0.0))
+            fake.api.ring()
+            fake.api.nodes.append(Node("node0000", "a~node0000", NodeState.LOST, 11, 0.0))
+            fake.api.ring()
+        return trained(task)
+
+    with FakeServer(answer, ["a", "b"]) as fake:
+        run(fake, rounds=2)
+        assert {t.node_id for t in fake.api.tasks.values() if t.round == 2} == {"node0009", "node0001"}
+
+
+def test_calls_that_fail_for_a_moment_are_made_again(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hedgerow")
+    names = ("CreateRun", "PushTasks", "AcknowledgeRound", "EndRun", "Watch")
+    server.api.refuse = dict.fromkeys(names, 1)
+    run(server)
+    assert server.api.ended == (RunState.FINISHED, "")
+    assert "No answer from the server" in caplog.text
+    assert "answers again" in caplog.text
+
+
+def test_stream_goes_on_where_it_was_cut(server: FakeServer) -> None:
+    class Cutting(FedAvg):
+        def configure_evaluate(self, *args: Any) -> Any:
+            server.api.cut += 1
+            server.do(server.api.ring)
+            return super().configure_evaluate(*args)
+
+    history = run(server, rounds=3, strategy=Cutting())
+    assert [server_round for server_round, _ in history.losses_distributed] == [1, 2, 3]
+    assert server.api.calls.count("Watch") >= 3
+
+
+def test_server_that_does_not_come_is_given_up_with_a_named_limit(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(WaitTimeout, match="connect_s"):
+        start_driver(server_address="127.0.0.1:1", limits=DriverLimits(connect_s=0.5))
+    assert caplog.text.count("No answer from the server at 127.0.0.1:1") == 1
+
+
+def test_driver_works_under_a_running_event_loop(server: FakeServer) -> None:
+    async def notebook_cell() -> Any:
+        return run(server)
+
+    assert asyncio.run(notebook_cell()).losses_distributed
+
+
+def test_two_drivers_of_one_process_do_not_disturb_each_other() -> None:
+    histories: dict[int, Any] = {}
+    with FakeServer(trained, ["a", "b"]) as one, FakeServer(trained, ["a", "b"]) as other:
+        threads = [
+            threading.Thread(target=lambda i=i, fake=fake: histories.update({i: run(fake, 5)}))
+            for i, fake in enumerate((one, other))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert histories[0] == histories[1]
+    assert len(histories[0].losses_distributed) == 5
+
+
+def test_strategy_may_ask_clients_for_their_properties(server: FakeServer) -> None:
+    seen = {}
+
+    class Asking(FedAvg):
+        def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
+            instructions = super().configure_fit(server_round, parameters, client_manager)
+            for client, _ in instructions:
+                seen[client.cid] = client.get_properties(GetPropertiesIns({}), timeout=5).properties["location"]
+            return [(client, ins) for client, ins in instructions if client.cid == "a"]
+
+    run(server, strategy=Asking())
+    assert seen == {"a": "node0001", "b": "node0000", "c": "node0002"}
+    assert {t.node_id for t in server.api.tasks.values() if t.instruction.kind == "fit"} == {"node0001"}
+
+
+def test_single_question_has_a_time_limit() -> None:
+    with FakeServer(lambda task: None if task.instruction.kind == "get_properties" else trained(task), ["a", "b"]) as fake:
+
+        class Asking(FedAvg):
+            def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
+                return client_manager.sample(1)[0].get_properties(GetPropertiesIns({}), timeout=0.1)
+
+        with pytest.raises(TaskFailed, match=r"no answer within 0.1 s"):
+            run(fake, strategy=Asking())
+
+
+def test_wrong_arguments_are_refused_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigError, match="either a server, or a strategy"):
+        start_driver(server=Server(), strategy=FedAvg())
+    with pytest.raises(ConfigError, match="num_rounds is -1"):
+        start_driver(config=ServerConfig(num_rounds=-1))
+    with pytest.raises(ConfigError, match="round_timeout is 0"):
+        start_driver(config=ServerConfig(round_timeout=0))
+    with pytest.raises(ConfigError, match="is not an address"):
+        start_driver(server_address="http://x:1/y")
+
+
+def test_low_level_driver_gives_results_as_they_arrive(server: FakeServer) -> None:
+    with Driver(server.address, seed=1, limits=QUICK) as driver:
+        driver.wait_for_nodes(3)
+        assert [node.name for node in driver.nodes()] == ["a", "b", "c"]
+        tasks = [driver.task(node, Kind.FIT, round=1, parameters=MODEL) for node in driver.nodes()]
+        assert len({task.task_id for task in tasks}) == 3
+        results = list(driver.results(driver.push(tasks)))
+        assert {result.task_id for result in results} == {task.task_id for task in tasks}
+        assert results[0].reply.parameters is not None
+        assert list(driver.download(results[0].reply.parameters)) == ["w"]
+        driver.push(tasks)
+        driver.acknowledge(1)
+    assert len(server.api.results) == 3, "tasks that are pushed twice are carried out once"
+    assert server.api.ended == (RunState.FINISHED, "")
+
+
+def test_wait_for_results_has_the_limit_that_is_given() -> None:
+    with FakeServer(lambda task: None, ["a"]) as fake, Driver(fake.address, limits=QUICK) as driver:
+        tasks = driver.push([driver.task(node, "custom", round=1) for node in driver.nodes()])
+        with pytest.raises(WaitTimeout, match="my_limit"):
+            next(driver.results(tasks, Limit("my_limit", 0.05)))
+
+
+def test_server_with_another_state_ends_the_run(server: FakeServer) -> None:
+    driver = Driver(server.address, limits=QUICK)
+    driver.connect()
+    server.api.server_id = "replaced"
+    server.api.cut += 1
+    server.do(server.api.ring)
+    tasks = [driver.task(driver.nodes()[0], "custom", round=1)]
+    with pytest.raises(NotFound, match="has another state now"):
+        next(driver.results(tasks))
+    driver.close()

@@ -1,0 +1,167 @@
+"""Finished results on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hedgerow.client.outbox import Outbox
+from hedgerow.client.state_dir import StateDir
+from hedgerow.wire.proto import records_pb2
+
+TASK = "a" * 32
+REPLY = records_pb2.Reply(outcome=records_pb2.OUTCOME_OK, num_examples=3)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateDir]:
+    opened = StateDir.open(tmp_path / "client")
+    yield opened
+    opened.close()
+
+
+def file(state: StateDir, content: bytes) -> Path:
+    path = state.work_path(TASK, "result")
+    path.write_bytes(content)
+    return path
+
+
+def put(state: StateDir, content: bytes = b"tensors") -> Outbox:
+    outbox = Outbox(state)
+    outbox.put(TASK, "run00001", "fit task", REPLY, file(state, content), None)
+    return outbox
+
+
+def test_an_entry_survives_a_restart(state: StateDir) -> None:
+    before = put(state).get(TASK)
+    after = Outbox(state).get(TASK)
+    assert after == before
+    assert after is not None
+    assert after.parameters is not None
+    assert after.parameters.read_bytes() == b"tensors"
+    assert after.reply == REPLY
+
+
+def test_parameters_are_moved_not_copied(state: StateDir) -> None:
+    put(state)
+    assert list((state.path / "work").iterdir()) == []
+
+
+def test_an_entry_without_parameters_survives_too(state: StateDir) -> None:
+    Outbox(state).put(TASK, "run00001", "evaluate task", REPLY, None, None)
+    entry = Outbox(state).get(TASK)
+    assert entry is not None
+    assert entry.parameters is None
+
+
+def _truncate_parameters(folder: Path) -> None:
+    (folder / "parameters").write_bytes(b"ten")
+
+
+def _remove_parameters(folder: Path) -> None:
+    (folder / "parameters").unlink()
+
+
+def _empty_reply(folder: Path) -> None:
+    (folder / "reply").write_bytes(b"")
+
+
+def _empty_entry(folder: Path) -> None:
+    (folder / "entry.json").write_bytes(b"")
+
+
+def _remove_entry(folder: Path) -> None:
+    (folder / "entry.json").unlink()
+
+
+def _lose_a_field(folder: Path) -> None:
+    stored = json.loads((folder / "entry.json").read_text())
+    del stored["upload_id"]
+    (folder / "entry.json").write_text(json.dumps(stored))
+
+
+def _hide(folder: Path) -> None:
+    folder.rename(folder.with_name("." + folder.name))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_truncate_parameters, _remove_parameters, _empty_reply, _empty_entry, _remove_entry, _lose_a_field, _hide],
+)
+def test_a_half_written_entry_is_removed_at_start(
+    state: StateDir, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(state)
+    damage(state.path / "outbox" / TASK)
+    outbox = Outbox(state)
+    assert len(outbox) == 0
+    assert list((state.path / "outbox").iterdir()) == []
+    assert "half-written" in caplog.text
+
+
+def test_a_full_disk_leaves_the_files_for_another_try(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, result = Outbox(state), file(state, b"tensors")
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            outbox.put(TASK, "run00001", "fit task", REPLY, result, None)
+    assert TASK not in outbox
+    assert outbox.put(TASK, "run00001", "fit task", REPLY, result, None).size == 7
+
+
+def test_the_runs_state_changes_together_with_the_result(state: StateDir) -> None:
+    outbox = Outbox(state)
+    new_state = state.work_path(TASK, "state")
+    new_state.write_bytes(b"new")
+    outbox.put(TASK, "run00001", "fit task", REPLY, None, new_state)
+    assert state.run_state_path("run00001").read_bytes() == b"new"
+
+
+def test_a_death_right_after_the_result_was_kept_loses_no_state(state: StateDir) -> None:
+    put(state)
+    (state.path / "outbox" / TASK / "state").write_bytes(b"new")
+    Outbox(state)
+    assert state.run_state_path("run00001").read_bytes() == b"new"
+
+
+def test_what_a_server_accepted_is_remembered(state: StateDir) -> None:
+    put(state).accepted(TASK, "server1")
+    entry = Outbox(state).get(TASK)
+    assert entry is not None
+    assert entry.accepted_by == "server1"
+
+
+def test_sending_again_uses_a_fresh_upload(state: StateDir) -> None:
+    outbox = put(state)
+    before = outbox.get(TASK)
+    outbox.accepted(TASK, "server1")
+    outbox.send_again(TASK)
+    after = Outbox(state).get(TASK)
+    assert before is not None
+    assert after is not None
+    assert after.upload_id != before.upload_id
+    assert after.accepted_by == ""
+
+
+def test_a_failure_takes_the_place_of_a_refused_result(state: StateDir) -> None:
+    failure = records_pb2.Reply(outcome=records_pb2.OUTCOME_INVALID_RESULT)
+    put(state).put(TASK, "run00001", "fit task", failure, None, None)
+    entry = Outbox(state).get(TASK)
+    assert entry is not None
+    assert entry.reply == failure
+    assert entry.parameters is None
+
+
+def test_a_removed_entry_is_gone_and_removing_twice_is_the_same(state: StateDir) -> None:
+    outbox = put(state)
+    outbox.remove(TASK)
+    outbox.remove(TASK)
+    assert TASK not in outbox
+    assert list((state.path / "outbox").iterdir()) == []

@@ -1,0 +1,173 @@
+"""The rounds: what is logged, what goes into the history, what happens when clients fail."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hedgerow.driver import History, NodeFailure, Server, SimpleClientManager
+from hedgerow.errors import BadUpdate, ConfigError, TaskFailed
+from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersRes, Parameters, Status
+from hedgerow.strategy import FedAvg
+from tests.unit.driver.fakes import OK, FakeClient, FakeExchange, fitted
+
+LOSS = EvaluateRes(OK, 0.5, 2, {"acc": 0.9})
+
+
+def server(strategy: FedAvg, *clients: FakeClient) -> tuple[Server, FakeExchange]:
+    manager = SimpleClientManager(wait_for_clients_s=0.0)
+    for client in clients:
+        manager.register(client)
+    made, exchange = Server(client_manager=manager, strategy=strategy), FakeExchange()
+    made.attach(exchange)
+    return made, exchange
+
+
+def good(name: str) -> FakeClient:
+    return FakeClient(name, fitted(2.0), LOSS)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{r.levelname} {re.sub(r'[0-9.]+e?-?[0-9]*s?$', 'T', r.getMessage())}" for r in caplog.records]
+
+
+def test_log_tells_the_story_of_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    s, _ = server(FedAvg(evaluate_fn=lambda r, a, c: (float(a[0][0]), {"acc": r})), good("a"), good("bb"))
+    s.fit(num_rounds=1, timeout=None)
+    story = [
+        "INFO Initializing global parameters",
+        "INFO Requesting initial parameters from one random client",
+        "INFO Received initial parameters from one random client",
+        "INFO Evaluating initial parameters",
+        r"INFO initial parameters \(loss, other metrics\): [12].0, {'acc': 0}",
+        "INFO FL starting",
+        r"DEBUG fit_round 1: strategy sampled 2 clients \(out of 2\)",
+        r"INFO fit progress: \(1, 2.0, {'acc': 1}, [0-9.e-]+\)",
+        r"DEBUG evaluate_round 1: strategy sampled 2 clients \(out of 2\)",
+        "WARNING The clients' evaluate metrics are dropped: no evaluate_metrics_aggregation_fn was given",
+        "INFO FL finished in T",
+    ]
+    found = lines(caplog)
+    assert len(found) == len(story)
+    for expected, line in zip(story, found, strict=True):
+        assert re.fullmatch(expected, line), (expected, line)
+
+
+def test_history_holds_losses_and_metrics_by_round() -> None:
+    strategy = FedAvg(
+        evaluate_fn=lambda r, a, c: (float(r), {"acc": r / 10}),
+        fit_metrics_aggregation_fn=lambda m: {"n": len(m)},
+        evaluate_metrics_aggregation_fn=lambda m: {"acc": 0.9},
+    )
+    s, exchange = server(strategy, good("a"), good("b"))
+    history = s.fit(num_rounds=2, timeout=None)
+    assert history.losses_centralized == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert history.losses_distributed == [(1, 0.5), (2, 0.5)]
+    assert history.metrics_centralized == {"acc": [(0, 0.0), (1, 0.1), (2, 0.2)]}
+    assert history.metrics_distributed_fit == {"n": [(1, 2), (2, 2)]}
+    assert history.metrics_distributed == {"acc": [(1, 0.9), (2, 0.9)]}
+    assert history.failures == {}
+    assert exchange.rounds == ["start 0", "finish 0", "start 1", "finish 1", "start 2", "finish 2"]
+
+
+def test_failures_of_a_round_are_in_the_history_with_their_reasons() -> None:
+    error = TaskFailed("ValueError: boom", node="b", kind="fit", reason="user_error")
+    bad = FakeClient("b", error, BadUpdate("The loss is nan; it must be finite."))
+    s, _ = server(FedAvg(), good("a"), bad)
+    history = s.fit(num_rounds=1, timeout=None)
+    assert history.failures == {
+        1: [
+            NodeFailure("fit", "b", "user_error", "ValueError: boom"),
+            NodeFailure("evaluate", "b", "bad_update", "The loss is nan; it must be finite."),
+        ]
+    }
+    assert history.losses_distributed == [(1, 0.5)]
+    assert "fit of b (user_error): ValueError: boom" in repr(history)
+
+
+def test_parameters_stay_when_all_clients_fail(caplog: pytest.LogCaptureFixture) -> None:
+    clients = [FakeClient(name, BadUpdate("no"), LOSS) for name in ("a", "b")]
+    start = Parameters([np.ones(1)])
+    s, _ = server(FedAvg(initial_parameters=start), *clients)
+    history = s.fit(num_rounds=1, timeout=None)
+    assert s.parameters is start
+    assert "fit_round 1: no client gave a result; the parameters stay as they are" in caplog.text
+    assert len(history.failures[1]) == 2
+
+
+def test_round_without_instructions_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    class Nobody(FedAvg):
+        def configure_fit(self, *args: Any) -> Any:
+            return []
+
+    caplog.set_level(logging.INFO)
+    s, _ = server(Nobody(fraction_evaluate=0.0, initial_parameters=Parameters([])))
+    s.fit(num_rounds=1, timeout=None)
+    assert "fit_round 1: no clients selected, cancel" in caplog.text
+    assert "evaluate_round 1: no clients selected, cancel" in caplog.text
+    assert "Using initial parameters provided by strategy" in caplog.text
+
+
+def test_clients_are_held_to_what_their_own_instruction_asks_for() -> None:
+    s, exchange = server(FedAvg(), good("a"), good("b"))
+    s.fit(num_rounds=1, timeout=None)
+    assert [[t.name for t in spec.tensors or ()] for spec in exchange.specs] == [["w"], ["w"]]
+    assert exchange.specs[0] is exchange.specs[1]
+
+
+def test_failures_are_counted_also_when_the_strategy_looks_at_nothing() -> None:
+    class Careless(FedAvg):
+        def aggregate_fit(self, *args: Any) -> Any:
+            return None, {}
+
+    s, _ = server(Careless(), good("a"), FakeClient("b", BadUpdate("no"), LOSS))
+    assert [f.node for f in s.fit(1, None).failures[1]] == ["b"]
+
+
+def test_results_of_a_round_can_be_had() -> None:
+    s, _ = server(FedAvg(), good("a"), good("b"))
+    s.exchange.start_round(1)
+    round_ = s.fit_round(1, timeout=None)
+    assert round_ is not None
+    parameters, _, (results, failures) = round_
+    assert parameters is not None
+    assert ([c.cid for c, _ in results], list(failures)) == (["a", "b"], [])
+
+
+def test_error_of_the_strategy_comes_through() -> None:
+    class Broken(FedAvg):
+        def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+            for _, res in results:
+                assert isinstance(res, FitRes)
+            raise ZeroDivisionError("user code")
+
+    s, _ = server(Broken(), good("a"), good("b"))
+    with pytest.raises(ZeroDivisionError, match="user code"):
+        s.fit(1, None)
+
+
+def test_client_without_get_parameters_is_named() -> None:
+    class Mute(FakeClient):
+        def get_parameters(self, ins: Any, timeout: Any) -> Any:
+            return GetParametersRes(Status(Code.GET_PARAMETERS_NOT_IMPLEMENTED, ""), Parameters([]))
+
+    s, _ = server(FedAvg(min_available_clients=1), Mute("quiet"))
+    with pytest.raises(TaskFailed, match="client quiet has no get_parameters"):
+        s.fit(1, None)
+
+
+def test_server_that_is_not_connected_says_so() -> None:
+    with pytest.raises(ConfigError, match="start_driver"):
+        Server().fit(1, None)
+
+
+def test_histories_compare_by_what_they_hold() -> None:
+    one, other = History(), History()
+    assert one == other
+    one.add_loss_centralized(1, 0.5)
+    assert one != other
