@@ -8,6 +8,7 @@ Repeats vary by 30-40 % on a shared machine, so look at the ratios. Usage::
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from hedgerow.aggregation import WeightedMean
+from hedgerow.aggregation import mean as fold
 from hedgerow.records import NDArray, Parameters
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
@@ -61,6 +63,7 @@ def main() -> None:
     print(f"  result()                               {median(mean.result, options.repeats) * 1e3:8.1f} ms")
     print(f"WeightedMean is {best / ours:.2f} times as fast as the best plain numpy kernel.")
     check(mean, update)
+    compare_blocks(parameters, options.repeats)
 
 
 def median(kernel: Callable[[], object], repeats: int) -> float:
@@ -72,6 +75,24 @@ def median(kernel: Callable[[], object], repeats: int) -> float:
         kernel()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
+
+
+def compare_blocks(parameters: Parameters, repeats: int) -> None:
+    """Time other sizes of block, in turn and in random order, so that what else runs here hits all of them alike."""
+    chosen, rng = fold.BLOCK, random.Random(0)
+    seconds: dict[int, list[float]] = {size: [] for size in (16_384, 32_768, 65_536, 131_072, 262_144, 1_048_576)}
+    mean = WeightedMean()
+    mean.add(parameters, 1)
+    for _ in range(repeats):
+        for size in rng.sample(list(seconds), len(seconds)):
+            fold.BLOCK = size
+            started = time.perf_counter()
+            mean.add(parameters, 137)
+            seconds[size].append(time.perf_counter() - started)
+    fold.BLOCK = chosen
+    base = statistics.median(seconds[chosen])
+    shares = ", ".join(f"{size:,}: {statistics.median(times) / base:.2f}" for size, times in seconds.items())
+    print(f"Time by size of block, relative to {chosen:,}: {shares}")
 
 
 def check(mean: WeightedMean, update: NDArray) -> None:

@@ -4,13 +4,14 @@
 
 Each client is a ``flower-client`` process of its own whose ``fit`` returns the parameters plus one. With ``--megabytes M`` the model
 has one float32 tensor of M MB of random numbers. Prints the median, the slowest and the fastest round, and as the limit of what the
-machine can do in the same run: the time of one empty HTTP-less echo over a loopback TCP connection, and of copying the same bytes.
+machine can do in the same run, the time of one echo over a loopback TCP connection.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +29,7 @@ import numpy as np
 
 import hedgerow as hg
 
-CLIENT = '''
+CLIENT = """
 import numpy as np
 import hedgerow as hg
 
@@ -36,7 +38,7 @@ class Echo(hg.NumPyClient):
         return [p + np.float32(1) for p in parameters], 1, {}
 
 site = Echo()
-'''
+"""
 
 
 class Timed(hg.FedAvg):
@@ -59,23 +61,40 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def await_clients(web: int, clients: int, log: Path) -> None:
+    """Wait until the server counts all clients; show the log if they do not come."""
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            text = urllib.request.urlopen(f"http://127.0.0.1:{web}/metrics", timeout=5).read().decode()
+            if f"hedgerow_sessions {clients}.0" in text:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"The clients did not connect:\n{log.read_text()}")
+
+
 @contextlib.contextmanager
 def service(clients: int, folder: Path) -> Iterator[str]:
     """A server and its clients as real processes; gives the Driver API's address."""
     fleet, driver, blob, web = (free_port() for _ in range(4))
-    (folder / "site.py").write_text(CLIENT)
+    (folder / "echo_site.py").write_text(CLIENT)
     scripts = Path(sys.executable).parent
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     commands = [
-        [scripts / "flower-server", "--insecure", f"--fleet-api-address=127.0.0.1:{fleet}", f"--driver-api-address=127.0.0.1:{driver}"]
+        [
+            scripts / "flower-server",
+            "--insecure",
+            f"--fleet-api-address=127.0.0.1:{fleet}",
+            f"--driver-api-address=127.0.0.1:{driver}",
+        ]
         + [f"--blob-address=127.0.0.1:{blob}", f"--web-address=127.0.0.1:{web}", f"--state-dir={folder / 'server'}"]
     ]
     for i in range(clients):
-        command = [scripts / "flower-client", "--insecure", "--callable", "site:site", "--callable-dir", folder]
+        command = [scripts / "flower-client", "--insecure", "--callable", "echo_site:site", "--callable-dir", folder]
         commands.append([*command, f"--server=127.0.0.1:{fleet}", f"--name=site{i}", f"--state-dir={folder / f'client{i}'}"])
     log = (folder / "log").open("w")
     processes = [subprocess.Popen(command, stdout=log, stderr=log, env=env) for command in commands]
     try:
+        await_clients(web, clients, folder / "log")
         yield f"127.0.0.1:{driver}"
     finally:
         for process in reversed(processes):
@@ -128,8 +147,6 @@ def main() -> None:
     p.add_argument("--megabytes", type=int, default=0)
     p.add_argument("--rounds", type=int, default=30)
     args = p.parse_args()
-    import logging
-
     logging.getLogger("hedgerow").setLevel(logging.WARNING)
     echo = loopback_echo()
     print(f"one loopback echo between two threads: {echo * 1e3:.3f} ms")

@@ -7,7 +7,11 @@ not pay for the network side of the driver.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+# gRPC writes lines of its own to stderr when a peer goes; what is worth telling is in our log. Only read when gRPC is first imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
     from hedgerow.client import Client, ClientApp, Context, Flower, NumPyClient, start_client, start_numpy_client

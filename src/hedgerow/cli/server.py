@@ -14,6 +14,7 @@ from hedgerow.errors import ConfigError
 from hedgerow.security import Certificates
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
+from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import Address
 
 
@@ -94,7 +95,7 @@ async def serve(options: ServerOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     service = Service(options)
     await service.start()
-    await stop.wait()  # for ever: until somebody stops the server
+    await wait(stop.wait(), Limit("until_stopped", None), "a signal to stop")
     await service.stop()
 
 

@@ -3,6 +3,8 @@
 An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that
 dies at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. When the
 server has taken the result, its id is noted: the result is not sent again unless that server asks, or is another one.
+
+Files get fresh names where that is possible: to rename over an old file makes ext4 write to the disk at once.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class Outbox:
         entry = Entry(task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16))
         # What needs space comes first: a full disk must leave the files where they were, for another try.
         (hidden / "reply").write_bytes(reply.SerializeToString())
-        _write_entry(hidden, entry)
+        (hidden / "entry.json").write_bytes(_description(entry))
         if state is not None:
             state.rename(hidden / "state")
         if parameters is not None:
@@ -105,11 +107,18 @@ class Outbox:
 
     def accepted(self, task_id: str, server_id: str) -> None:
         """The server has taken the result."""
-        self._change(task_id, accepted_by=server_id)
+        entry = self._entries.get(task_id)
+        if entry is not None and entry.accepted_by != server_id:
+            self._entries[task_id] = replace(entry, accepted_by=server_id)
+            (self._folder / task_id / "accepted").write_text(server_id)
 
     def send_again(self, task_id: str) -> None:
         """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
-        self._change(task_id, accepted_by="", upload_id=secrets.token_hex(16))
+        entry = self._entries.get(task_id)
+        if entry is not None:
+            (self._folder / task_id / "accepted").unlink(missing_ok=True)
+            self._entries[task_id] = replace(entry, accepted_by="", upload_id=secrets.token_hex(16))
+            write_atomically(self._folder / task_id / "entry.json", _description(self._entries[task_id]))
 
     def remove(self, task_id: str) -> None:
         """The result is safe elsewhere, or of no use to anybody."""
@@ -119,34 +128,24 @@ class Outbox:
             (self._folder / task_id).rename(hidden)
             shutil.rmtree(hidden)
 
-    def _change(self, task_id: str, **changes: str) -> None:
-        entry = self._entries.get(task_id)
-        if entry is not None:
-            self._entries[task_id] = replace(entry, **changes)  # type: ignore[arg-type]
-            _write_entry(self._folder / task_id, self._entries[task_id])
-
     def _keep_state(self, entry: Entry) -> None:
         """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
         state = self._folder / entry.task_id / "state"
         if state.exists():
-            state.replace(self._state.run_state_path(entry.run_id))
+            self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
+            state.rename(self._state.run_state_path(entry.run_id))
 
 
-def _write_entry(folder: Path, entry: Entry) -> None:
+def _description(entry: Entry) -> bytes:
     body = entry.reply.SerializeToString()
-    write_atomically(
-        folder / "entry.json",
-        json.dumps(
-            {
-                "run_id": entry.run_id,
-                "label": entry.label,
-                "parameters_size": entry.size if entry.parameters else None,
-                "upload_id": entry.upload_id,
-                "accepted_by": entry.accepted_by,
-                "reply_sha256": hashlib.sha256(body).hexdigest(),
-            }
-        ).encode(),
-    )
+    stored = {
+        "run_id": entry.run_id,
+        "label": entry.label,
+        "parameters_size": entry.size if entry.parameters else None,
+        "upload_id": entry.upload_id,
+        "reply_sha256": hashlib.sha256(body).hexdigest(),
+    }
+    return json.dumps(stored).encode()
 
 
 def _read(folder: Path) -> Entry | None:
@@ -155,6 +154,7 @@ def _read(folder: Path) -> Entry | None:
         stored = json.loads((folder / "entry.json").read_bytes())
         body = (folder / "reply").read_bytes()
         size = stored["parameters_size"]
+        accepted = folder / "accepted"
         parameters = None if size is None else folder / "parameters"
         if hashlib.sha256(body).hexdigest() != stored["reply_sha256"]:
             return None
@@ -168,7 +168,7 @@ def _read(folder: Path) -> Entry | None:
             parameters,
             size or 0,
             stored["upload_id"],
-            stored["accepted_by"],
+            accepted.read_text() if accepted.exists() else "",
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None

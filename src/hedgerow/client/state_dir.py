@@ -40,8 +40,7 @@ def default_state_dir(server: str, name: str) -> Path:
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Make a file that appears whole; an old one of that name is replaced."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(data)
     fresh.replace(path)
 

@@ -127,8 +127,8 @@ class Service:
         path = self._options.state_dir
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = filelock.FileLock(path / "server.lock", timeout=0)
-            lock.acquire()
+            lock = filelock.FileLock(path / "server.lock")
+            lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ConfigError(f"The state directory {path} is held by another server. Stop it, or give --state-dir.") from None
         except OSError as error:

@@ -285,6 +285,7 @@ async def test_the_users_process_is_the_worker_of_start_client(fleet: FakeFleet,
 async def test_ctrl_c_ends_start_client_and_its_link(fleet: FakeFleet, programs: Programs) -> None:
     script = await programs.script(fleet.port)
     session = await fleet.session()
+    await script.line("Connected")
     (link,) = psutil.Process(script.process.pid).children()
     assert await script.end(signal.SIGINT) == 0
     assert not alive(link.pid)
@@ -296,6 +297,7 @@ async def test_ctrl_c_ends_start_client_and_its_link(fleet: FakeFleet, programs:
 async def test_a_killed_user_process_takes_its_link_with_it(fleet: FakeFleet, programs: Programs) -> None:
     script = await programs.script(fleet.port)
     session = await fleet.session()
+    await script.line("Connected")
     (link,) = psutil.Process(script.process.pid).children()
     await script.end(signal.SIGKILL)
     await until_dead(link.pid)
@@ -329,3 +331,16 @@ async def test_an_idle_client_does_not_poll(fleet: FakeFleet, programs: Programs
     before = wake_ups()
     await wait(asyncio.sleep(2), Limit("idle_s", 10.0), "some idle time")
     assert wake_ups() - before < 20  # a poll every 100 ms makes 20
+
+
+async def test_a_cancelled_task_of_start_client_goes_on_and_its_result_is_dropped(fleet: FakeFleet, programs: Programs) -> None:
+    script = await programs.script(fleet.port)
+    pid = await gated_fit(fleet, programs)
+    session = fleet.sessions[0]
+    session.push(cancel={"task_id": "task0001", "reason": "the round is over"})
+    await script.line("Cancelled the fit task")
+    (programs.folder / "gate").write_text("go")
+    session.push(assign=task(2))
+    (reply,) = await fleet.replies()
+    assert fleet.completed[0].task_id == "task0002"
+    assert reply.metrics["pid"] == pid

@@ -1,0 +1,107 @@
+"""Federated averaging that chooses its hospitals by where they are, tests the model on images of its own, and keeps checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset import load_test
+from models import Net, arrays_of, load_arrays, test
+
+import hedgerow as hg
+from hedgerow.errors import NotFound, TaskFailed, WaitTimeout
+from hedgerow.wire import tensors
+
+log = logging.getLogger(__name__)
+
+PROPERTIES_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What the model of one round was worth, and where it is. Round 0 is before training."""
+
+    round: int
+    loss: float
+    accuracy: float
+    checkpoint: str
+    sha256: str
+
+
+class EnrollByLocation(hg.FedAvg):
+    """Trains at the enrolled locations only.
+
+    Args:
+        locations: The locations to enroll, such as ``{"LOCATION-A"}``; None enrolls every one.
+        folder: Where the checkpoints go, one file for each round.
+        min_clients: A round begins when so many clients are connected, whether enrolled or not.
+    """
+
+    def __init__(self, *, locations: Collection[str] | None, folder: Path, min_clients: int) -> None:
+        super().__init__(
+            fraction_evaluate=0.0, min_fit_clients=1, min_evaluate_clients=0, min_available_clients=min_clients
+        )
+        self.locations = locations
+        self.folder = folder
+        self.records: list[RoundRecord] = []
+
+    def configure_fit(
+        self, server_round: int, parameters: hg.Parameters, client_manager: hg.ClientManager
+    ) -> list[tuple[hg.ClientProxy, hg.FitIns]]:
+        """Ask every client where it is, and let the enrolled ones train."""
+        client_manager.wait_for(self.min_available_clients)
+        ins = hg.FitIns(parameters, {"server_round": server_round})
+        enrolled = [(client, ins) for client in client_manager.all().values() if self._is_enrolled(client)]
+        if not enrolled:
+            raise NotFound(f"No client that is connected is at {', '.join(sorted(self.locations or ()))}.")
+        return enrolled
+
+    def _is_enrolled(self, client: hg.ClientProxy) -> bool:
+        try:
+            answer = client.get_properties(hg.GetPropertiesIns({}), timeout=PROPERTIES_TIMEOUT_S)
+        except (TaskFailed, WaitTimeout) as error:
+            log.warning("Client %s excluded from fit round: it did not say where it is (%s)", client.cid, error)
+            return False
+        location = str(answer.properties.get("location", f"{client.cid}, which has no location,"))
+        enrolled = self.locations is None or location in self.locations
+        log.info("Client %s %s fit round.", location, "enrolled in" if enrolled else "excluded from")
+        return enrolled
+
+    def evaluate(self, server_round: int, parameters: hg.Parameters) -> tuple[float, dict[str, hg.Scalar]]:
+        """Loss and accuracy on the 10,000 test images; the parameters are saved on the way."""
+        model = Net()
+        load_arrays(model, hg.parameters_to_ndarrays(parameters))
+        loss, accuracy = test(model, load_test(), progress=True)
+        path = save_checkpoint(model, self.folder / f"round-{server_round:03d}.safetensors")
+        log.info("Saved checkpoint in: %s", path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.records.append(RoundRecord(server_round, loss, accuracy, str(path), digest))
+        return loss, {"accuracy": accuracy}
+
+
+def save_checkpoint(model: Net, path: Path) -> Path:
+    """Write the model as a safetensors file, which appears whole. ``safetensors.torch.load_file`` reads it, too."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        tensors.write(hg.Parameters(dict(zip(model.state_dict(), arrays_of(model), strict=True))), file)
+    partial.rename(path)
+    return path
+
+
+def load_checkpoint(path: Path) -> Net:
+    """The model that was saved in this file.
+
+    Raises:
+        ValueError: The file holds another kind of model.
+    """
+    saved = tensors.map_file(path)
+    model = Net()
+    if list(saved) != list(model.state_dict()):
+        raise ValueError(f"{path} does not hold a model of this example: its tensors are {', '.join(saved)}.")
+    load_arrays(model, saved.arrays())
+    return model
