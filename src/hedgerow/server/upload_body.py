@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from hedgerow.waits import Limit, wait
 
-_BUFFER_BYTES = 512 * 1024
+_BUFFER_BYTES = 1024 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
