@@ -190,10 +190,10 @@ class FaultProxy:
 
     async def _serve(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
         await wait(self._flowing.wait(), STALL, "the end of a stall")
-        far_reader, pair.far = await wait(
-            asyncio.open_connection(self.target.host, self.target.port), CONNECT, f"{self.target.text} to accept"
-        )
-        pumps = asyncio.gather(self._pump(pair, reader, pair.far, up=True), self._pump(pair, far_reader, pair.near, up=False))
+        connecting = asyncio.open_connection(self.target.host, self.target.port)
+        far_reader, far = await wait(connecting, CONNECT, f"{self.target.text} to accept")
+        pair.far = far
+        pumps = asyncio.gather(self._pump(pair, reader, far, up=True), self._pump(pair, far_reader, pair.near, up=False))
         await wait(pumps, TRAFFIC, "the end of the connection")
 
     async def _pump(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from hedgerow.errors import AlreadyExists
 from hedgerow.testing.fault_proxy import FaultProxy
@@ -152,7 +153,7 @@ class Federation:
             for process in reversed(ending):
                 stack.callback(process.clear_away)
 
-    def __enter__(self) -> Federation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,7 +1,8 @@
 """What the sites of the fault tests do: a little deterministic training, whose executions are noted in a file of their own.
 
-The file does not depend on Hedgerow: one line for each start and each end, appended with one write. ``FAULTS_DIR`` may hold a file
-``<node>-<round>`` that says what goes wrong there: ``raise``, ``nan``, ``shape``, or ``die``, each time it is tried.
+The file does not depend on Hedgerow: one line for each start and each end, appended with one write.
+``FAULTS_DIR`` may hold a file ``<node>-<round>`` that says what goes wrong there, each time it is tried: ``raise``, ``nan``,
+``shape`` or ``die``.
 """
 
 from __future__ import annotations
