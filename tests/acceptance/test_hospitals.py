@@ -173,12 +173,8 @@ def test_another_driver_script_runs_on_the_same_clients(hospitals: Hospitals, bo
 def test_overlapping_drivers_get_what_each_gets_alone(hospitals: Hospitals, only_a: Process, both: Process) -> None:
     overlapping = [hospitals.train("enroll=A", "seed=1"), hospitals.train("enroll=all", "seed=1")]
     assert [hospitals.digests(driver) for driver in overlapping] == [hospitals.digests(only_a), hospitals.digests(both)]
-    starts_and_ends = [
-        [line for line in driver.output().splitlines() if "FL starting" in line or "FL finished" in line]
-        for driver in overlapping
-    ]
-    (start_1, end_1), (start_2, end_2) = ([line[1:24] for line in lines] for lines in starts_and_ends)
-    assert start_1 < end_2 and start_2 < end_1, "they ran at the same time"
+    started, ended = ([line_time(driver, text) for driver in overlapping] for text in ("FL starting", "FL finished"))
+    assert max(started) < min(ended), "they ran at the same time"
     assert hospitals.metrics()["hedgerow_sessions"] == 2, "server and clients are still there"
     assert hospitals.metrics()['hedgerow_tasks{state="sent"}'] == 0, "and idle"
 
