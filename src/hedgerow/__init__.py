@@ -103,13 +103,15 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name from the module where it lives."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOME_OF.get(name, "hedgerow.records")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or the type checker would believe in every name
+
+    def __getattr__(name: str) -> object:
+        """Load a public name from the module where it lives."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(_HOME_OF.get(name, "hedgerow.records")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

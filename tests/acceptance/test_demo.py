@@ -1,4 +1,4 @@
-"""The demo leaves no process behind when it is interrupted, and none when something in it breaks. (A whole one: ``make demo``.)"""
+"""The demo leaves no process behind when it is interrupted, and none when something breaks. (A whole one: ``make demo``.)"""
 
 from __future__ import annotations
 
