@@ -1,7 +1,7 @@
 """Federated learning as a service: a long-running server, long-running clients, and drivers that come and go.
 
-The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`, does
-not pay for the network side of the driver.
+The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`,
+does not pay for the network side of the driver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-# gRPC writes lines of its own to stderr when a peer goes; what is worth telling is in our log. Only read when gRPC is first imported.
+# gRPC writes lines of its own to stderr when a peer goes; our log tells it better. Read when gRPC is first imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
