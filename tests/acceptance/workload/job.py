@@ -91,7 +91,7 @@ def main() -> None:
     strategy.folds = args.out / "folds"
     options: dict[str, Any] = {}
     if args.checkpoint_dir and "checkpoint_dir" in inspect.signature(hg.start_driver).parameters:
-        options = {"checkpoint_dir": args.checkpoint_dir, "resume": args.resume}
+        options = {"resume" if args.resume else "checkpoint_dir": args.checkpoint_dir}
     history = hg.start_driver(
         server_address=args.address,
         strategy=strategy,
