@@ -1,7 +1,7 @@
 """Federated learning as a service: a long-running server, long-running clients, and drivers that come and go.
 
-The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`, does
-not pay for the network side of the driver.
+The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`,
+does not pay for the network side of the driver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-# gRPC writes lines of its own to stderr when a peer goes; what is worth telling is in our log. Only read when gRPC is first imported.
+# gRPC writes lines of its own to stderr when a peer goes; what is worth telling is in our log. Read when gRPC is first imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         ndarrays_to_parameters,
         parameters_to_ndarrays,
     )
-    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, Strategy
+    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, FedAvgM, Strategy
 
 __all__ = [
     "BadUpdate",
@@ -64,6 +64,7 @@ __all__ = [
     "EvaluateIns",
     "EvaluateRes",
     "FedAvg",
+    "FedAvgM",
     "FitIns",
     "FitRes",
     "Flower",
@@ -98,7 +99,7 @@ _HOMES = {
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
     "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
-    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg Strategy",
+    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg FedAvgM Strategy",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
