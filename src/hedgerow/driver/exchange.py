@@ -10,6 +10,7 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -27,10 +28,13 @@ from hedgerow.driver.answers import (
 )
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
+from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
-from hedgerow.errors import BadUpdate, InvalidArgument, TaskFailed, WaitTimeout
+from hedgerow.driver.sent import Again, SentBatches
+from hedgerow.errors import BadUpdate, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
 from hedgerow.records import (
     Blob,
+    Config,
     EvaluateIns,
     EvaluateRes,
     FitIns,
@@ -47,12 +51,13 @@ from hedgerow.records import (
     Task,
     TaskResult,
 )
-from hedgerow.strategy.clients import ClientProxy
+from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.waits import Limit, wait_future
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", FitRes, EvaluateRes)
+I = TypeVar("I", FitIns, EvaluateIns)  # noqa: E741
 DOWNLOADS_AT_ONCE = 4
 
 
@@ -65,6 +70,15 @@ class Exchange(Protocol):
 
     def start_round(self, server_round: int) -> None:
         """What is asked from now on belongs to this round; 0 is before the first."""
+
+    def sent_fit(self, parameters: Parameters) -> list[tuple[ClientProxy, FitIns]] | None:
+        """How an earlier process of this run has let clients train in this round; None if it has not.
+
+        Asked once before each training and each evaluation, with the run's parameters.
+        """
+
+    def sent_evaluate(self, parameters: Parameters) -> list[tuple[ClientProxy, EvaluateIns]] | None:
+        """The same for evaluation."""
 
     def fit(
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
@@ -115,12 +129,21 @@ class NodeProxy(ClientProxy):
 
 
 class DriverExchange:
-    """Carries instructions out as tasks of the driver's run."""
+    """Carries instructions out as tasks of the driver's run.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        driver: The run.
+        manager: Who is available.
+        journal: Where batches are noted before they are sent, so that the run can be taken up again.
+    """
+
+    def __init__(self, driver: Driver, manager: ClientManager | None = None, journal: Journal | None = None) -> None:
         self.driver = driver
         self._round = 0
         self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
+        self._manager = manager
+        self._sent = SentBatches(driver, journal, manager)
+        self._again: Again | None = None
 
     @property
     def run_seed(self) -> int:
@@ -159,6 +182,28 @@ class DriverExchange:
             raise failure_of(client.cid, task.instruction.kind, reply)
         return reply
 
+    def sent_fit(self, parameters: Parameters) -> list[tuple[ClientProxy, FitIns]] | None:
+        """How an earlier process of this run has let clients train in this round."""
+        return self._recall(Kind.FIT, parameters, FitIns)
+
+    def sent_evaluate(self, parameters: Parameters) -> list[tuple[ClientProxy, EvaluateIns]] | None:
+        """How an earlier process of this run has let clients evaluate in this round."""
+        return self._recall(Kind.EVALUATE, parameters, EvaluateIns)
+
+    def _recall(
+        self, kind: Kind, parameters: Parameters, make: Callable[[Parameters, Config], I]
+    ) -> list[tuple[ClientProxy, I]] | None:
+        self._again = again = self._sent.recall(self._round, kind, parameters)
+        if again is None:
+            return None
+        instructions = [make(one, config) for one, config in again.instructions]
+        return [(self._proxy(node), instructions[index]) for node, index in again.nodes]
+
+    def _proxy(self, node: Node) -> NodeProxy:
+        """The client as the manager knows it, or one of its own where it is not available now."""
+        known = None if self._manager is None else self._manager.all().get(node.name)
+        return known if isinstance(known, NodeProxy) and known.node_id == node.node_id else NodeProxy(node, self)
+
     def fit(
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
     ) -> Results[FitRes]:
@@ -173,16 +218,23 @@ class DriverExchange:
     def _ask_all(
         self,
         kind: Kind,
-        instructions: Sequence[tuple[ClientProxy, Ins]],
+        instructions: Sequence[tuple[ClientProxy, FitIns | EvaluateIns]],
         answers: Sequence[Callable[[Reply], R]],
         timeout: float | None,
     ) -> Results[R]:
         clients = [_node_proxy(client) for client, _ in instructions]
+        sequences = self.driver.sequences(self._round)
         tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
+        again, self._again = self._again, None
+        if again is None:
+            noted = [
+                (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
+            ]
+            self._sent.note(self._round, kind, noted, sequences)
         results: Results[R] = Results(
             clients, partial(_log_completed, kind, self._round), partial(_log_failed, kind, self._round)
         )
-        self.driver.push(tasks)
+        self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
         if timeout is not None:
             # The timer outlives the round; it must not keep the round's results.
             expiring = weakref.ref(results)
@@ -191,6 +243,20 @@ class DriverExchange:
             # A future keeps its callbacks when it is done; the list lets go of the results.
             self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
         return results
+
+    def _push(self, tasks: list[Task], parameters: Sequence[Parameters], again: bool) -> None:
+        try:
+            self.driver.push(tasks)
+        except PermissionDenied:
+            if not again:
+                raise
+            # Tasks that were not sent after all, and the server has dropped the parameters meanwhile: bring them there again.
+            for one in parameters:
+                self.driver.forget(one)
+            for index, one in enumerate(parameters):
+                ins = replace(tasks[index].instruction, parameters=self.driver.upload(one))
+                tasks[index] = replace(tasks[index], instruction=ins)
+            self.driver.push(tasks)
 
     def _task(self, client: NodeProxy, ins: Ins) -> Task:
         parameters: Parameters | None = getattr(ins, "parameters", None)

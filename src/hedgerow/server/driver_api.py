@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from hedgerow.errors import InvalidArgument
+from hedgerow.errors import InvalidArgument, NotFound
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server.background import Background
@@ -60,10 +60,16 @@ class Driver(driver_pb2_grpc.DriverServicer):
         run_id = convert.check_id("run_id", request.run_id)
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
+        if request.server_id not in ("", self._store.server_id):
+            raise NotFound(f"The run {run_id} was opened at a server with another state; this one does not know it.")
         state = await self._store.create_run(who, run_id, request.name, request.seed)
+        run = await self._store.check_run(who, run_id)
         log.info("Run %s opened by a driver at %s", _label(run_id, request.name), context.peer(), extra={"action": "run_opened"})
         return driver_pb2.CreateRunReply(
-            server_id=self._store.server_id, state=convert.run_state_to_proto(state), data_plane=self._data_plane
+            server_id=self._store.server_id,
+            state=convert.run_state_to_proto(state),
+            data_plane=self._data_plane,
+            acknowledged_rounds=run.acknowledged_round + 1,
         )
 
     @call(Role.DRIVER)

@@ -100,7 +100,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as people see it. Times are Unix time in seconds; ``ended_at`` is None while it is open."""
+    """A run as people see it. Times are Unix time in seconds; ``ended_at`` is None while it is open.
+
+    ``acknowledged_round`` and all rounds before it are safe with the driver; -1 for none.
+    """
 
     run_id: str
     name: str
@@ -110,6 +113,7 @@ class RunInfo:
     created_at: float
     ended_at: float | None
     last_seen: float
+    acknowledged_round: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,15 @@ def interrupt_runs(connection: Connection, unseen_before: float) -> list[str]:
 def run_info(row: Row) -> RunInfo:
     """A run as people see it."""
     return RunInfo(
-        row.run_id, row.name, int(row.seed), RunState(row.state), row.message, row.created_at, row.ended_at, row.last_seen
+        row.run_id,
+        row.name,
+        int(row.seed),
+        RunState(row.state),
+        row.message,
+        row.created_at,
+        row.ended_at,
+        row.last_seen,
+        row.acknowledged_round,
     )
 
 

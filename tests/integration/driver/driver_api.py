@@ -37,6 +37,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.cancelled: list[str] = []
         self.cut = 0
         self.server_id = "abc"
+        self.acknowledged_rounds = 0
         self.news = asyncio.Event()
 
     def ring(self) -> None:
@@ -53,7 +54,12 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         await self._note("CreateRun", context)
         self.ended = None
         plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=1 << 20)
-        return driver_pb2.CreateRunReply(server_id=self.server_id, state=driver_pb2.RUN_STATE_PENDING, data_plane=plane)
+        return driver_pb2.CreateRunReply(
+            server_id=self.server_id,
+            state=driver_pb2.RUN_STATE_PENDING,
+            data_plane=plane,
+            acknowledged_rounds=self.acknowledged_rounds,
+        )
 
     async def PushTasks(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("PushTasks", context)

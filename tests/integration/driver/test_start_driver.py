@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from hedgerow.records import (
     RunState,
     Task,
 )
-from hedgerow.strategy import FedAvg
+from hedgerow.strategy import FedAvg, FedAvgM
 from hedgerow.waits import Limit
 from hedgerow.wire import tensors
 from tests.integration.driver.driver_api import Answer, FakeServer
@@ -349,3 +350,70 @@ def test_server_with_another_state_ends_the_run(server: FakeServer) -> None:
     with pytest.raises(NotFound, match="has another state now"):
         next(driver.results(tasks))
     driver.close()
+
+
+def interrupted(fake: FakeServer, folder: Path, **kwargs: Any) -> None:
+    """A run whose driver dies in round 2, in its own strategy."""
+
+    class Dying(FedAvg):
+        def configure_fit(self, server_round: int, *args: Any) -> Any:
+            if server_round == 2:
+                raise _Death
+            return super().configure_fit(server_round, *args)
+
+    Dying.__name__ = "FedAvg"
+    with pytest.raises(_Death):
+        run(fake, rounds=2, strategy=Dying(), checkpoint_dir=folder, **kwargs)
+    fake.api.ended = None
+
+
+class _Death(RunEnded):
+    """The server is not told."""
+
+
+def test_run_that_is_resumed_keeps_its_id_seed_and_driver(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run", seed=7)
+    before = {task.run_id for task in server.api.tasks.values()}
+    history = run(server, rounds=2, seed=None, resume=tmp_path / "run")
+    assert {task.run_id for task in server.api.tasks.values()} == before
+    assert [number for number, _ in history.losses_distributed] == [1, 2]
+    assert server.api.ended == (RunState.FINISHED, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 8}, "has the seed 3, not 8"),
+        ({"strategy": FedAvgM()}, "started with the strategy FedAvg, not FedAvgM"),
+        ({"checkpoint_dir": "elsewhere"}, "keeps its folder"),
+    ],
+)
+def test_run_is_not_resumed_as_another_one_and_can_be_resumed_later(
+    server: FakeServer, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    interrupted(server, tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        run(server, rounds=2, resume=tmp_path / "run", **{"seed": 3, **arguments})
+    assert server.api.ended is None, "a wrong call does not end the run"
+    assert run(server, rounds=2, resume=tmp_path / "run").losses_distributed
+
+
+def test_run_is_not_resumed_from_a_folder_that_is_older_than_what_was_released(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    server.api.acknowledged_rounds = 3
+    with pytest.raises(ConfigError, match="released 3 rounds, the folder holds 2"):
+        run(server, rounds=2, resume=tmp_path / "run")
+    assert server.api.ended is None
+
+
+def test_run_is_not_resumed_at_a_server_that_does_not_know_it(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    server.api.server_id = "replaced"
+    with pytest.raises(NotFound, match="has another state now"):
+        run(server, rounds=2, resume=tmp_path / "run")
+    assert server.api.ended is None
+
+
+def test_more_rounds_may_be_asked_for_when_a_run_is_resumed(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    assert [n for n, _ in run(server, rounds=4, resume=tmp_path / "run").losses_distributed] == [1, 2, 3, 4]
