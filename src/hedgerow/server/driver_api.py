@@ -183,9 +183,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         if state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED):
             raise InvalidArgument(f"A run cannot end as {state}.")
         ended = await self._store.end_run(who, request.run_id, state, request.message)
-        self._notifier.cancelled([request.run_id], ended.notify, "the run has ended")
-        self._notifier.released(ended.release)
-        await self._notifier.unlink(ended.files)
+        await self._notifier.run_ended(request.run_id, ended)
         outcome = f"{state}: {request.message}" if request.message else str(state)
         log.info("Run %s %s", request.run_id, outcome, extra={"action": "run_ended"})
         return driver_pb2.EndRunReply()

@@ -23,6 +23,7 @@ from hedgerow.server.driver_api import Driver
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
+from hedgerow.server.operator_api import Operator
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.sessions import Sessions
 from hedgerow.server.sweeper import Sweeper
@@ -31,7 +32,7 @@ from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
-from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, operator_pb2, operator_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,12 @@ class Service:
 
         server = grpc.aio.server(options=SERVER_OPTIONS)
         driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
-        self._add_standard_services(server, driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name)
+        operator_pb2_grpc.add_OperatorServicer_to_server(Operator(store, self.sessions, notifier, clock), server)
+        self._add_standard_services(
+            server,
+            driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name,
+            operator_pb2.DESCRIPTOR.services_by_name["Operator"].full_name,
+        )
         self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
@@ -159,8 +165,9 @@ class Service:
         self._exits.push_async_callback(server.stop, self._options.stop_s)
         return Address(address.host, port)
 
-    def _add_standard_services(self, server: grpc.aio.Server, name: str) -> None:
+    def _add_standard_services(self, server: grpc.aio.Server, *names: str) -> None:
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        for name in names:
+            asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
