@@ -30,6 +30,7 @@ class Role(str, Enum):
 
     CLIENT = "client"
     DRIVER = "driver"
+    OPERATOR = "operator"
 
     __str__ = str.__str__
 

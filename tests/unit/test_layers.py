@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "wire.transfer",
         "wire.proto",
     ),
-    "processes": ("server", "client", "driver"),
+    "processes": ("server", "client", "driver", "operate"),
     "programs": ("cli", "testing", "flwr", "hedgerow"),
 }
 # Units of this layer never import one another.
@@ -72,12 +72,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store",),
     "aiohttp": ("server",),
     "prometheus_client": ("server",),
-    "grpc": ("security", "wire.channel", "wire.status", "server", "client", "driver"),
+    "grpc": ("security", "wire.channel", "wire.status", "server", "client", "driver", "operate"),
     "grpc_health": ("server",),
     "grpc_reflection": ("server",),
     "google": ("wire.convert", "client"),
     "platformdirs": ("server", "client", "driver", "cli"),
-    GENERATED: ("wire.convert", "wire.proto", "store", "server", "client", "driver"),
+    GENERATED: ("wire.convert", "wire.proto", "store", "server", "client", "driver", "operate"),
 }
 # User code brings these; importing the package must not.
 NEVER = frozenset({"dill", "cloudpickle", "flwr", "hydra", "joblib", "matplotlib", "pickle", "requests", "torch"})

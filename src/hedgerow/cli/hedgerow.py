@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 
-USAGE = """usage: hedgerow [--version] {server,client} ...
+USAGE = """usage: hedgerow [--version] COMMAND ...
 
   hedgerow server ...   the long-running server (the same as flower-server)
   hedgerow client ...   the long-running client of one site (the same as flower-client)
+
+  hedgerow runs         the runs of a server
+  hedgerow run RUN      one run: its state, its rounds and what failed
+  hedgerow stop RUN     end a run
+  hedgerow nodes        the nodes of a server
 
 `hedgerow COMMAND --help` shows the options of a command.
 """
@@ -26,6 +31,11 @@ def main(argv: list[str] | None = None) -> int:
             from hedgerow.cli import client
 
             return client.main(rest)
+        case "runs" | "run" | "stop" | "nodes":
+            from hedgerow.cli import operate
+
+            commands = {"runs": operate.runs, "run": operate.run, "stop": operate.stop, "nodes": operate.nodes}
+            return commands[command](rest)
         case "--version":
             print(f"hedgerow {importlib.metadata.version('hedgerow')}")
             return 0

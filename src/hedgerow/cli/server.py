@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.metadata
+import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +18,10 @@ from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import Address
+
+log = logging.getLogger(__name__)
+
+EXIT_AT_ONCE = 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         ("node_lost_s", "a node that is away for longer is lost and its tasks fail"),
         ("max_task_s", "a task that was sent longer ago expires"),
         ("driver_lost_s", "a run whose driver is away for longer shows as interrupted"),
+        ("drain_s", "a server that is told to stop waits so long for transfers in flight"),
     ):
         flag = "--" + name.replace("_", "-")
         p.add_argument(
@@ -83,24 +90,34 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         node_lost_s=args.node_lost_s,
         max_task_s=args.max_task_s,
         driver_lost_s=args.driver_lost_s,
+        drain_s=args.drain_s,
         **state_dir,
     )
 
 
 async def serve(options: ServerOptions) -> None:
-    """Run a server until SIGINT or SIGTERM."""
+    """Run a server until SIGINT or SIGTERM, which drains it; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def told_to_stop(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("%s again: ended at once", number.name, extra={"action": "ended_at_once"})
+            os._exit(EXIT_AT_ONCE)  # what was acknowledged is on disk
+        log.info("%s", number.name, extra={"action": "told_to_stop"})
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told_to_stop, number)
     service = Service(options)
     await service.start()
     await wait(stop.wait(), Limit("until_stopped", None), "a signal to stop")
+    await service.drain()
     await service.stop()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``flower-server``; returns the exit code: 0 after a signal, 2 for wrong usage."""
+    """Run ``flower-server``; returns the exit code: 0 after a signal, 1 after a second one, 2 for wrong usage."""
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
     try:

@@ -16,6 +16,7 @@ import logging
 import socket
 import ssl
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
+from hedgerow.server.gate import Gate
 from hedgerow.server.upload_body import UploadBody
 from hedgerow.store.blobs import ArrivingBlob, BlobFolder
 from hedgerow.waits import Limit, wait, wait_future
@@ -113,6 +115,7 @@ class BlobPort:
         address: Where to listen; port 0 takes a free one.
         ssl_context: For HTTPS, or None.
         limits: How long to wait.
+        gate: Closed when no new transfer may begin.
 
     Attributes:
         received_bytes: Bytes of uploads since the start.
@@ -128,6 +131,7 @@ class BlobPort:
         address: Address,
         ssl_context: ssl.SSLContext | None = None,
         limits: BlobPortLimits | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -136,6 +140,7 @@ class BlobPort:
         self._address = address
         self._ssl_context = ssl_context
         self._limits = limits or BlobPortLimits()
+        self._gate = gate or Gate()
         self._stalled = Limit("transfer_stalled_s", self._limits.transfer_stalled_s)
         self._arrivals: OrderedDict[str, _Arrival] = OrderedDict()
         self._loop = asyncio.new_event_loop()
@@ -143,6 +148,8 @@ class BlobPort:
         self._writers = concurrent.futures.ThreadPoolExecutor(_WRITERS, "blob-writer")
         self._runner: web.AppRunner | None = None
         self._active: set[asyncio.Task[object]] = set()
+        self._sending: weakref.WeakSet[_BlobResponse] = weakref.WeakSet()
+        self._ended = asyncio.Event()
         self.received_bytes = 0
         self.sent_bytes = 0
 
@@ -162,6 +169,21 @@ class BlobPort:
             raise
         log.debug("Blobs travel on %s", Address(self._address.host, port).text, extra={"action": "blob_port_opened"})
         return port
+
+    def finish(self, limit: Limit) -> None:
+        """Let the transfers in flight end. Blocking; the gate must be closed, or there may be no end.
+
+        Raises:
+            WaitTimeout: Some were still in flight when the limit was reached.
+        """
+        what = "transfers in flight to end"
+        ended = asyncio.run_coroutine_threadsafe(wait(self._until_idle(), limit, what), self._loop)
+        wait_future(ended, Limit(limit.name, None if limit.seconds is None else limit.seconds + _FINISH_S), what)
+
+    async def _until_idle(self) -> None:
+        while self._active or self._sending:
+            self._ended.clear()
+            await wait(self._ended.wait(), Limit("transfers_in_flight", None), "a transfer to end")
 
     def stop(self) -> None:
         """Close the port. Transfers in flight get ``stop_s`` to end; what has arrived of an upload by then is kept."""
@@ -238,6 +260,7 @@ class BlobPort:
             error = HedgerowError("The server failed; its log says why.")
         finally:
             self._active.discard(task)
+            self._ended.set()
         text = error_text(error)
         response = web.Response(
             status=status or status_of(error), text=text, content_type="application/json", headers={ERROR_HEADER: text}
@@ -247,6 +270,7 @@ class BlobPort:
 
     def _check(self, method: str, request: web.Request) -> str:
         """Who is allowed to do this by the URL's signature."""
+        self._gate.check()
         return self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, self._clock.now())
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
@@ -303,13 +327,17 @@ class BlobPort:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel cuts a peer that takes nothing; sendfile itself cannot tell
             sock = request.transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.transfer_stalled_s * 1000))
-        return _BlobResponse(self._folder.file(name), self._count_sent)
+        response = _BlobResponse(self._folder.file(name), self._sent)
+        self._sending.add(response)
+        return response
 
     def _count_received(self, count: int) -> None:
         self.received_bytes += count
 
-    def _count_sent(self, count: int) -> None:
+    def _sent(self, response: _BlobResponse, count: int) -> None:
         self.sent_bytes += count
+        self._sending.discard(response)
+        self._ended.set()
 
     # --- receiving --------------------------------------------------------------------------------------------------------
 
@@ -424,21 +452,24 @@ class BlobPort:
 
 
 class _BlobResponse(web.FileResponse):
-    """Sends a file, or the range of it that was asked for; ``sent`` is called with the number of bytes at the end."""
+    """Sends a file, or the range of it that was asked for; ``sent`` is called at the end, with 0 bytes if that came early."""
 
-    def __init__(self, path: Path, sent: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, sent: Callable[[_BlobResponse, int], None]) -> None:
         super().__init__(path, chunk_size=_READ_BYTES, headers={"Content-Type": "application/octet-stream"})
         self._blob_path = path
         self._sent = sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything; aiohttp calls this when the handler has returned."""
+        count = 0
         try:
             writer = await super().prepare(request)
+            count = self.content_length or 0
         except OSError as error:
             log.debug("The reader of %s is gone: %s", self._blob_path, error, extra={"action": "download_cut"})
             raise ConnectionResetError("The reader is gone.") from error
-        self._sent(self.content_length or 0)
+        finally:
+            self._sent(self, count)
         return writer
 
 

@@ -11,6 +11,7 @@ from hedgerow.security import Identity, Role
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
+from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.sessions import Sessions
@@ -43,7 +44,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         background: Background,
         notifier: Notifier,
         data_plane: DataPlane,
+        gate: Gate,
     ) -> None:
+        self._gate = gate
         self._store = store
         self._sessions = sessions
         self._bells = bells
@@ -57,6 +60,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.CreateRunRequest, context: Context, who: Identity
     ) -> driver_pb2.CreateRunReply:
         """Open a run or take it up again."""
+        self._gate.check()
         run_id = convert.check_id("run_id", request.run_id)
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
@@ -189,9 +193,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         if state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED):
             raise InvalidArgument(f"A run cannot end as {state}.")
         ended = await self._store.end_run(who, request.run_id, state, request.message)
-        self._notifier.cancelled([request.run_id], ended.notify, "the run has ended")
-        self._notifier.released(ended.release)
-        await self._notifier.unlink(ended.files)
+        await self._notifier.run_ended(request.run_id, ended)
         outcome = f"{state}: {request.message}" if request.message else str(state)
         log.info("Run %s %s", request.run_id, outcome, extra={"action": "run_ended"})
         return driver_pb2.EndRunReply()

@@ -14,6 +14,7 @@ from hedgerow.security import Identity, Role
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
+from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.sessions import NodeSession, Sessions
 from hedgerow.store.store import Store
@@ -32,8 +33,16 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     """What clients ask of the server."""
 
     def __init__(
-        self, store: Store, sessions: Sessions, bells: Bells, grants: Grants, background: Background, data_plane: DataPlane
+        self,
+        store: Store,
+        sessions: Sessions,
+        bells: Bells,
+        grants: Grants,
+        background: Background,
+        data_plane: DataPlane,
+        gate: Gate,
     ) -> None:
+        self._gate = gate
         self._store = store
         self._sessions = sessions
         self._bells = bells
@@ -46,6 +55,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self, _: object, context: Context, who: Identity
     ) -> None:
         """One connection of a client, until either side ends it."""
+        self._gate.check()
         hello = await self._read_hello(context, who)
         with contextlib.suppress(NotFound):  # a new node
             # Before anything else: whoever claims a node's id without its secret must not end that node's session.

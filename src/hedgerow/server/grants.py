@@ -5,6 +5,7 @@ from __future__ import annotations
 from hedgerow.clock import Clock
 from hedgerow.records import Blob
 from hedgerow.security import Identity, UrlSigner
+from hedgerow.server.gate import Gate
 from hedgerow.store.store import Store
 from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2
@@ -17,13 +18,15 @@ class Grants:
         store: Knows the uploads.
         clock: Tells the time from which a URL's life counts.
         url_lifetime_s: How long a URL is good for starting a transfer; one that runs on past it is not cut.
+        gate: Closed when no new transfer may begin.
     """
 
-    def __init__(self, store: Store, clock: Clock, url_lifetime_s: float) -> None:
+    def __init__(self, store: Store, clock: Clock, url_lifetime_s: float, gate: Gate) -> None:
         self._store = store
         self._clock = clock
         self._signer = UrlSigner(store.url_key)
         self._lifetime_s = url_lifetime_s
+        self._gate = gate
 
     async def upload(self, who: Identity, request: records_pb2.StartUploadRequest) -> records_pb2.StartUploadReply:
         """Where to put the bytes, or word that they are here already.
@@ -31,7 +34,9 @@ class Grants:
         Raises:
             InvalidArgument: An id is malformed.
             AlreadyExists: The id was used for something else.
+            Unavailable: The server is stopping.
         """
+        self._gate.check()
         check_id("upload_id", request.upload_id)
         upload = await self._store.start_upload(who, request.upload_id, request.size, check_id("run_id", request.run_id))
         done = None if upload.done is None else records_pb2.Blob(digest=upload.done.digest, size=upload.done.size)
@@ -40,7 +45,12 @@ class Grants:
         )
 
     def download(self, who: Identity, blob: Blob) -> records_pb2.ResolveBlobReply:
-        """Where to get the bytes of a blob that the caller may read."""
+        """Where to get the bytes of a blob that the caller may read.
+
+        Raises:
+            Unavailable: The server is stopping.
+        """
+        self._gate.check()
         return records_pb2.ResolveBlobReply(
             url=self._sign("GET", f"/blobs/{blob.digest}", who), url_lifetime_s=self._lifetime_s, size=blob.size
         )

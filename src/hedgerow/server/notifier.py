@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hedgerow.server.bells import Bells
 from hedgerow.server.sessions import Sessions
 from hedgerow.store.blobs import BlobFolder
-from hedgerow.store.changes import Notice, Release
+from hedgerow.store.changes import Ended, Notice, Release
 from hedgerow.wire.proto import fleet_pb2
 
 
@@ -32,6 +32,12 @@ class Notifier:
         """Results are safe with the driver: their nodes may drop them."""
         for node_id, epoch, task_ids in release:
             self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=task_ids)))
+
+    async def run_ended(self, run_id: str, ended: Ended) -> None:
+        """A run is over: everybody who works for it or waits for it is told, and its files go."""
+        self.cancelled([run_id], ended.notify, "the run has ended")
+        self.released(ended.release)
+        await self.unlink(ended.files)
 
     async def unlink(self, files: list[str]) -> None:
         """Delete files whose rows are gone."""

@@ -33,6 +33,7 @@ class ServerOptions:
         driver_lost_s: A run whose driver is away for longer shows as interrupted.
         unused_blob_s: An upload that nobody refers to for longer is deleted.
         url_lifetime_s: How long a signed URL is good for starting a transfer.
+        drain_s: How long a server that is told to stop waits for transfers in flight.
         stop_s: How long a stopping server waits for calls in flight.
 
     Raises:
@@ -53,6 +54,7 @@ class ServerOptions:
     driver_lost_s: float = 60.0
     unused_blob_s: float = 3600.0
     url_lifetime_s: float = 900.0
+    drain_s: float = 30.0
     stop_s: float = 1.5
     inline_max_bytes: int = 64 * 1024
 
@@ -67,6 +69,8 @@ class ServerOptions:
         for name in ("node_lost_s", "max_task_s", "driver_lost_s", "unused_blob_s", "url_lifetime_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
+        if not self.drain_s >= 0:
+            raise ConfigError(f"drain_s must be 0 seconds or more, not {self.drain_s}.")
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
             raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}; it must begin with http:// or https://.")
 

@@ -14,15 +14,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hedgerow.clock import SystemClock
-from hedgerow.errors import ConfigError
+from hedgerow.errors import ConfigError, WaitTimeout
 from hedgerow.security import UrlSigner
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
 from hedgerow.server.blob_port import BlobPort
 from hedgerow.server.driver_api import Driver
 from hedgerow.server.fleet import Fleet
+from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
+from hedgerow.server.operator_api import Operator
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.sessions import Sessions
 from hedgerow.server.sweeper import Sweeper
@@ -31,7 +33,7 @@ from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
-from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, operator_pb2, operator_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ COME_BACK_AFTER_S = 1.0
 
 
 class Service:
-    """A server: call :meth:`start`, then :meth:`stop`. One at a time for each state directory.
+    """A server: call :meth:`start`, then :meth:`drain` and :meth:`stop`. One at a time for each state directory.
 
     After :meth:`start`, ``fleet_address``, ``driver_address``, ``blob_port`` and ``web_port`` say where it really listens.
     """
@@ -53,6 +55,9 @@ class Service:
         self._options = options
         self._exits = contextlib.AsyncExitStack()
         self._background = Background()
+        self._gate = Gate()
+        self._health: list[health.aio.HealthServicer] = []
+        self._blobs: BlobPort | None = None
         self.sessions = Sessions()
         self.bells = Bells()
 
@@ -82,20 +87,26 @@ class Service:
 
         certificates = options.certificates
         context = None if certificates is None else certificates.https_server()
-        blobs = BlobPort(store, folder, UrlSigner(store.url_key), clock, options.blob_address, context)
+        blobs = BlobPort(store, folder, UrlSigner(store.url_key), clock, options.blob_address, context, gate=self._gate)
+        self._blobs = blobs
         self.blob_port = await asyncio.to_thread(blobs.start)
         self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
 
         self._exits.push_async_callback(self._background.finish, Limit("stop_s", options.stop_s))
-        grants = Grants(store, clock, options.url_lifetime_s)
+        grants = Grants(store, clock, options.url_lifetime_s, self._gate)
         notifier = Notifier(self.sessions, self.bells, folder)
         plane = options.data_plane(self.blob_port)
-        driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane)
-        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane)
+        driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate)
+        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate)
 
         server = grpc.aio.server(options=SERVER_OPTIONS)
         driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
-        self._add_standard_services(server, driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name)
+        operator_pb2_grpc.add_OperatorServicer_to_server(Operator(store, self.sessions, notifier, clock), server)
+        self._add_standard_services(
+            server,
+            driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name,
+            operator_pb2.DESCRIPTOR.services_by_name["Operator"].full_name,
+        )
         self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
@@ -105,7 +116,7 @@ class Service:
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
         log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
 
-        web = WebPort(store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes))
+        web = WebPort(store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes), self._gate)
         self._exits.push_async_callback(web.stop)
         self.web_port = await web.start(options.web_address)
         log.info(
@@ -113,6 +124,18 @@ class Service:
         )
         sweeper = Sweeper(store, self.bells, notifier, clock, options)
         self._exits.callback(asyncio.create_task(sweeper.run()).cancel)
+
+    async def drain(self) -> None:
+        """Take no new runs, sessions and transfers, and let the transfers in flight end, for at most ``drain_s``."""
+        log.info("Draining: no new work, transfers in flight may end within %g s", self._options.drain_s)
+        self._gate.close()
+        for servicer in self._health:
+            await servicer.enter_graceful_shutdown()
+        assert self._blobs is not None, "start() comes first"
+        try:
+            await asyncio.to_thread(self._blobs.finish, Limit("drain_s", self._options.drain_s))
+        except WaitTimeout:
+            log.warning("Transfers are cut after %g s (drain_s); they go on when the server is back", self._options.drain_s)
 
     async def stop(self) -> None:
         """Say goodbye to everybody, let calls in flight end, close the ports and the store."""
@@ -159,8 +182,10 @@ class Service:
         self._exits.push_async_callback(server.stop, self._options.stop_s)
         return Address(address.host, port)
 
-    def _add_standard_services(self, server: grpc.aio.Server, name: str) -> None:
+    def _add_standard_services(self, server: grpc.aio.Server, *names: str) -> None:
         servicer = health.aio.HealthServicer()
+        self._health.append(servicer)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        for name in names:
+            asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -67,6 +67,10 @@ class Sessions:
         if self._by_node.get(session.who.id) is session:
             del self._by_node[session.who.id]
 
+    def find(self, node_id: str) -> NodeSession | None:
+        """The node's session, if it has one."""
+        return self._by_node.get(node_id)
+
     def of(self, who: Identity, epoch: int = 0) -> NodeSession:
         """The caller's open session.
 

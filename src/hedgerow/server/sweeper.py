@@ -52,6 +52,7 @@ class Sweeper:
             self._bells.ring(f"run/{run_id}")
         expired = await self._store.expire_tasks(now - options.max_task_s)
         self._notifier.cancelled(expired.run_ids, expired.notify, f"it took longer than {options.max_task_s:g} s")
+        await self._store.see_watched_runs()
         for run_id in await self._store.interrupt_runs(now - options.driver_lost_s):
             log.warning("Run %s is interrupted: its driver has vanished", run_id, extra={"action": "run_interrupted"})
         await self._notifier.unlink(await self._store.collect_blobs(now - options.unused_blob_s))

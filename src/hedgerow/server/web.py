@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hedgerow.errors import ConfigError, HedgerowError
+from hedgerow.server.gate import Gate
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import Address
@@ -22,8 +23,9 @@ HEALTH = Limit("health_s", 5.0)
 class WebPort:
     """Serves the state of the server to people and programs on the same machine."""
 
-    def __init__(self, store: Store, sessions: Callable[[], int], blob_bytes: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, store: Store, sessions: Callable[[], int], blob_bytes: Callable[[], tuple[int, int]], gate: Gate) -> None:
         self._store = store
+        self._gate = gate
         self._sessions = sessions
         self._blob_bytes = blob_bytes
         self._registry = CollectorRegistry()
@@ -63,6 +65,8 @@ class WebPort:
             await wait(self._store.counts(), HEALTH, "the store")
         except HedgerowError as error:
             return web.json_response({"status": "failing", "reason": str(error)}, status=503)
+        if self._gate.closed:
+            return web.json_response({"status": "stopping", "server_id": self._store.server_id}, status=503)
         return web.json_response({"status": "ok", "server_id": self._store.server_id})
 
     async def _metrics(self, request: web.Request) -> web.Response:

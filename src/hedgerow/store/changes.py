@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from hedgerow.records import Blob, Node, NodeState, RunState, Task
+from hedgerow.records import Blob, Node, NodeState, Outcome, RunState, Task
 from hedgerow.task_states import TaskState
 
 Notice: TypeAlias = tuple[str, int, str]
@@ -91,17 +91,19 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Tasks to cancel at their nodes, outbox entries that may go, and blob files to unlink."""
+    """Tasks to cancel at their nodes, outbox entries that may go, blob files to unlink, and whether it was not over before."""
 
     notify: list[Notice]
     release: list[Release]
     files: list[str]
+    changed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """A run as people see it. Times are Unix time in seconds; ``ended_at`` is None while it is open.
 
+    ``last_seen`` is the last sign of life of its driver, ``watched`` whether that is connected now.
     ``acknowledged_round`` and all rounds before it are safe with the driver; -1 for none.
     """
 
@@ -113,7 +115,58 @@ class RunInfo:
     created_at: float
     ended_at: float | None
     last_seen: float
+    watched: bool
     acknowledged_round: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTasks:
+    """The tasks of one kind in one round, by state."""
+
+    round: int
+    kind: str
+    tasks: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOverview:
+    """A run with its newest round and its tasks by state."""
+
+    info: RunInfo
+    round: int
+    tasks: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """A task of a run that ended without a result; ``node`` is the node's name, or its id where the name is not known."""
+
+    task_id: str
+    node: str
+    round: int
+    kind: str
+    outcome: Outcome
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """One run in detail: its rounds and its newest failures, the newest last, and the blobs that are kept for it."""
+
+    run: RunOverview
+    rounds: list[RoundTasks]
+    failures: list[RunFailure]
+    blobs: int
+    blob_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOverview:
+    """A node, when it was here first, and how many tasks it has that are not final."""
+
+    node: Node
+    created_at: float
+    open_tasks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def end_run(connection: Connection, who: Identity | None, run_id: str, end: End,
         raise InvalidArgument(f"A run cannot end as {end.state}; it ends as finished, failed or stopped.")
     run = find_run(connection, run_id) if who is None else own_run(connection, who, run_id)
     if RunState(run.state).final:
-        return Ended([], [], [])
+        return Ended([], [], [], changed=False)
     values = {"state": end.state.value, "message": end.message, "ended_at": now, "watched": False}
     if who is not None:
         values["last_seen"] = now

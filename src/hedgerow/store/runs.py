@@ -123,6 +123,11 @@ def run_seen(connection: Connection, run_id: str, watched: bool, now: float) -> 
     connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(values))
 
 
+def see_watched_runs(connection: Connection, now: float) -> None:
+    """See :meth:`hedgerow.store.store.Store.see_watched_runs`."""
+    connection.execute(update(schema.runs).where(_RUNS.watched).values(last_seen=now))
+
+
 def interrupt_runs(connection: Connection, unseen_before: float) -> list[str]:
     """See :meth:`hedgerow.store.store.Store.interrupt_runs`."""
     gone = (_RUNS.state.in_(_LIVE), _RUNS.watched.is_(False), _RUNS.last_seen < unseen_before)
@@ -143,14 +148,9 @@ def run_info(row: Row) -> RunInfo:
         row.created_at,
         row.ended_at,
         row.last_seen,
+        row.watched,
         row.acknowledged_round,
     )
-
-
-def list_runs(connection: Connection, limit: int) -> list[RunInfo]:
-    """See :meth:`hedgerow.store.store.Store.list_runs`."""
-    newest = select(schema.runs).order_by(_RUNS.created_at.desc(), _RUNS.run_id).limit(limit)
-    return [run_info(row) for row in connection.execute(newest)]
 
 
 def counts(connection: Connection) -> Counts:

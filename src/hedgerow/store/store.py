@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from hedgerow.clock import Clock
 from hedgerow.records import Blob, Node, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
-from hedgerow.store import nodes, references, rounds, runs, schema, tasks, uploads
+from hedgerow.store import nodes, overview, references, rounds, runs, schema, tasks, uploads
 from hedgerow.store.changes import (
     Acknowledged,
     Cancelled,
@@ -25,8 +25,11 @@ from hedgerow.store.changes import (
     Ended,
     Expired,
     Lost,
+    NodeOverview,
     Pushed,
+    RunDetail,
     RunInfo,
+    RunOverview,
     SessionOpened,
     Upload,
 )
@@ -158,9 +161,10 @@ class Store:
             return []
         return await self._write(lambda c: runs.interrupt_runs(c, unseen_before))
 
-    async def list_runs(self, limit: int) -> list[RunInfo]:
-        """The newest runs, newest first."""
-        return await self._read(lambda c: runs.list_runs(c, limit))
+    async def see_watched_runs(self) -> None:
+        """A sign of life of every run that is watched; so a server that dies leaves a time that is not long past."""
+        now = self._clock.now()
+        await self._write(lambda c: runs.see_watched_runs(c, now))
 
     async def end_run(self, who: Identity | None, run_id: str, state: RunState, message: str) -> Ended:
         """End a run: open tasks are cancelled, blobs and outbox entries released. A run that is over stays as it is.
@@ -313,6 +317,29 @@ class Store:
     async def live_files(self) -> set[str]:
         """Names of all files that an unfinished upload or a blob has."""
         return await self._read(uploads.live_files)
+
+    # --- for people -------------------------------------------------------------------------------------------------------
+
+    async def list_runs(self, limit: int) -> list[RunOverview]:
+        """The newest runs, newest first."""
+        return await self._read(lambda c: overview.list_runs(c, limit))
+
+    async def find_run(self, beginning: str) -> RunOverview:
+        """The run with this id, or the only one whose id begins so.
+
+        Raises:
+            NotFound: There is none.
+            InvalidArgument: There are several.
+        """
+        return await self._read(lambda c: overview.find_run(c, beginning))
+
+    async def run_detail(self, beginning: str) -> RunDetail:
+        """As :meth:`find_run`, with its rounds, failures and blobs."""
+        return await self._read(lambda c: overview.run_detail(c, beginning))
+
+    async def list_nodes(self) -> list[NodeOverview]:
+        """All nodes, ordered by name."""
+        return await self._read(overview.list_nodes)
 
     # --- how much ---------------------------------------------------------------------------------------------------------
 

@@ -266,6 +266,23 @@ def reply_from_proto(message: records_pb2.Reply) -> Reply:
     )
 
 
+def outcome_to_proto(outcome: Outcome) -> records_pb2.Outcome:
+    """How a task ended."""
+    return _OUTCOMES[outcome]
+
+
+def outcome_from_proto(number: int) -> Outcome:
+    """How a task ended.
+
+    Raises:
+        InvalidArgument: The number is unknown.
+    """
+    for known, outcome in _OUTCOMES_BACK.items():
+        if known == number:
+            return outcome
+    raise InvalidArgument(f"Unknown outcome {number}.")
+
+
 def result_to_proto(result: TaskResult) -> records_pb2.TaskResult:
     """A final task."""
     return records_pb2.TaskResult(
@@ -302,8 +319,13 @@ def node_to_proto(node: Node) -> records_pb2.Node:
 
 def node_from_proto(message: records_pb2.Node) -> Node:
     """The server's record of a client."""
-    state = _NODE_STATES_BACK.get(message.state, NodeState.LOST)
+    state = node_state_from_proto(message.state)
     return Node(message.node_id, message.name, state, message.version, message.last_seen)
+
+
+def node_state_from_proto(number: int) -> NodeState:
+    """State of a node; one that is not known here counts as lost."""
+    return next((state for known, state in _NODE_STATES_BACK.items() if known == number), NodeState.LOST)
 
 
 def run_state_to_proto(state: RunState) -> driver_pb2.RunState:

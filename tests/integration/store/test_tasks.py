@@ -267,4 +267,4 @@ async def test_newest_runs_are_listed_first(store: Store, clock: HeldClock) -> N
     for number in range(3):
         await store.create_run(DRIVER, f"run0000000{number}", "demo", 1)
         clock.advance(1)
-    assert [run.run_id for run in await store.list_runs(2)] == ["run00000002", "run00000001"]
+    assert [run.info.run_id for run in await store.list_runs(2)] == ["run00000002", "run00000001"]
