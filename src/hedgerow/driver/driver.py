@@ -25,9 +25,9 @@ from hedgerow.driver.connection import Connection
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.watcher import Mirror, Watcher
 from hedgerow.errors import HedgerowError, RunEnded
-from hedgerow.records import Instruction, Node, Parameters, Payload, RunState, Scalar, Task, TaskResult
+from hedgerow.records import Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
-from hedgerow.security import Identity, Role
+from hedgerow.security import Identity, Role, https_client
 from hedgerow.waits import Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
@@ -78,6 +78,8 @@ class Driver:
         self.identity = identity or Identity.fresh(Role.DRIVER)
         self._server_id = server_id
         self._after_result = after_result
+        if root_certificates is not None:
+            https_client(root_certificates)  # refuses what is no certificate, before anything is opened
         self._root_certificates = root_certificates
         self._reconnect = self.limits.limit("reconnect_s")
         self._connection = Connection(self.address, root_certificates, self.identity, self.limits.call_s)
@@ -191,6 +193,7 @@ class Driver:
         """
         for task in tasks:
             self.mirror.expect(task.task_id)
+        self._log_away({task.node_id for task in tasks})
         batch: list[records_pb2.Task] = []
         size = 0
         for message in map(convert.task_to_proto, tasks):
@@ -202,6 +205,11 @@ class Driver:
         if batch:
             self._push(batch)
         return list(tasks)
+
+    def _log_away(self, node_ids: set[str]) -> None:
+        for node in self.nodes():
+            if node.node_id in node_ids and node.state is NodeState.AWAY:
+                log.warning("Node %s is not connected now: its task waits until it comes back or counts as lost", node.name)
 
     def expect(self, task: Task) -> Future[TaskResult]:
         """The future of a task's result, which cannot be cancelled; it fails with :class:`RunEnded` and the like."""
