@@ -167,7 +167,7 @@ def plan(settings: Settings) -> list[Fault]:
     faults = []
     for i, kind in enumerate(chosen):
         server_round = 1 + i * max(1, settings.rounds - 1) // settings.faults
-        delay_s = rng.uniform(0, settings.seconds * 1.3)
+        delay_s = rng.uniform(0, settings.seconds + 0.5)  # also while results are sent and folded
         faults.append(Fault(kind, server_round, delay_s, rng.random(), rng.uniform(0, 2.5), rng.random() < 0.5))
     return sorted(faults, key=lambda fault: (fault.round, fault.delay_s))
 
