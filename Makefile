@@ -6,6 +6,7 @@
 #   make check   ruff, its formatter and mypy
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
+#   make chaos   kills and cuts at random moments, and proof that they cost nothing but time    (SEED=7 FAULTS=60 choose some)
 #   make proto   the protobuf code, from src/hedgerow/wire/proto/*.proto
 #   make lock    requirements.lock, with the newest versions that pyproject.toml allows
 #   make clean   removes .venv, caches and what was built
@@ -22,9 +23,11 @@ TORCH := torch==2.13.0
 TESTS ?= src tests/unit tests/integration tests/acceptance
 ARGS ?=
 BENCH ?=
+SEED ?=
+FAULTS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench proto lock clean
+.PHONY: help setup demo test check format docs bench chaos proto lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,6 +66,9 @@ bench: $(STAMP)
 	@for script in benchmarks/$(if $(BENCH),$(BENCH:.py=),*).py; do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
+
+chaos: $(STAMP)
+	@$(BIN)/python scripts/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 proto: $(STAMP)
 	@$(BIN)/python scripts/generate_proto.py

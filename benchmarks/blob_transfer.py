@@ -36,6 +36,7 @@ from hedgerow.wire.blob_http import BLOCK_BYTES
 from hedgerow.wire.channel import Address
 from hedgerow.wire.transfer import BlobPeer, Grant
 
+Transfer = Callable[[], Path | None]
 KEY = b"benchmark" * 4
 ME = Identity.fresh(Role.DRIVER)
 ONE = Limit("benchmark_transfer_s", 300.0)
@@ -76,6 +77,9 @@ def serve(folder: Path, size: int) -> None:
     port.stop()
 
 
+_LAST = threading.Lock()
+
+
 def _accept_plain(listener: socket.socket, folder: Path, size: int) -> None:
     while True:
         sock, _ = listener.accept()
@@ -90,7 +94,8 @@ def _serve_plain(sock: socket.socket, folder: Path, size: int) -> None:
             name = folder / f"plain-{uuid.uuid4().hex}"
             receive(sock, name, size)
             sock.sendall(b".")
-            os.replace(name, folder / "plain-last") if not (folder / "plain-last").exists() else name.unlink()
+            with _LAST:
+                name.unlink() if (folder / "plain-last").exists() else name.rename(folder / "plain-last")
         else:
             with (folder / "plain-last").open("rb") as file:
                 sock.sendfile(file)
@@ -155,6 +160,10 @@ class Bench:
             receive(sock, target, self._size)
         return target
 
+    def pairs(self) -> list[tuple[str, list[Transfer]]]:
+        """What is compared."""
+        return [("up", [self.blob_up, self.plain_up]), ("down", [self.blob_down, self.plain_down])]
+
     def _connect(self) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self._plain_port), timeout=60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,7 +175,7 @@ class Bench:
     def _sign(self, method: str, path: str) -> str:
         return self._signer.sign(method, path, ME, time.time() + 300)
 
-    def gb_per_s(self, transfer: Callable[[], Path | None], clients: int, pool: ThreadPoolExecutor) -> float:
+    def gb_per_s(self, transfer: Transfer, clients: int, pool: ThreadPoolExecutor) -> float:
         """Rate of ``clients`` transfers at the same time; what they fetched is deleted afterwards, outside the clock."""
         started = time.perf_counter()
         results = [wait_future(done, ONE, "a transfer") for done in [pool.submit(transfer) for _ in range(clients)]]
@@ -198,10 +207,11 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
             return float(server.stdout.readline())
 
         bench = Bench(folder, source, *json.loads(server.stdout.readline()))
-        for transfer in (bench.blob_up, bench.plain_up, bench.blob_down, bench.plain_down):  # warm up
-            bench.gb_per_s(transfer, 1, pool)
+        for _, pair in bench.pairs():  # warm up
+            for transfer in pair:
+                bench.gb_per_s(transfer, 1, pool)
         for clients in args.clients:
-            for direction, pair in (("up", (bench.blob_up, bench.plain_up)), ("down", (bench.blob_down, bench.plain_down))):
+            for direction, pair in bench.pairs():
                 rates: tuple[list[float], list[float]] = ([], [])
                 cpu = [0.0, 0.0]
                 for _ in range(args.repeats):

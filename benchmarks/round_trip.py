@@ -2,9 +2,9 @@
 
     python benchmarks/round_trip.py [--clients 2 10] [--megabytes 0] [--rounds 30]
 
-Each client is a ``flower-client`` process of its own whose ``fit`` returns the parameters plus one. With ``--megabytes M`` the model
-has one float32 tensor of M MB of random numbers. Prints the median, the slowest and the fastest round, and as the limit of what the
-machine can do in the same run, the time of one echo over a loopback TCP connection.
+Each client is a ``flower-client`` process of its own whose ``fit`` returns the parameters plus one. With ``--megabytes M`` the
+model has one float32 tensor of M MB of random numbers. Prints the median, the slowest and the fastest round, and as the limit of
+what the machine can do in the same run, the time of one echo over a loopback TCP connection.
 """
 
 from __future__ import annotations
@@ -79,17 +79,19 @@ def service(clients: int, folder: Path) -> Iterator[str]:
     (folder / "echo_site.py").write_text(CLIENT)
     scripts = Path(sys.executable).parent
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    commands = [
+    commands: list[list[str]] = [
         [
-            scripts / "flower-server",
+            str(scripts / "flower-server"),
             "--insecure",
             f"--fleet-api-address=127.0.0.1:{fleet}",
             f"--driver-api-address=127.0.0.1:{driver}",
+            f"--blob-address=127.0.0.1:{blob}",
+            f"--web-address=127.0.0.1:{web}",
+            f"--state-dir={folder / 'server'}",
         ]
-        + [f"--blob-address=127.0.0.1:{blob}", f"--web-address=127.0.0.1:{web}", f"--state-dir={folder / 'server'}"]
     ]
     for i in range(clients):
-        command = [scripts / "flower-client", "--insecure", "--callable", "echo_site:site", "--callable-dir", folder]
+        command = [str(scripts / "flower-client"), "--insecure", "--callable=echo_site:site", f"--callable-dir={folder}"]
         commands.append([*command, f"--server=127.0.0.1:{fleet}", f"--name=site{i}", f"--state-dir={folder / f'client{i}'}"])
     log = (folder / "log").open("w")
     processes = [subprocess.Popen(command, stdout=log, stderr=log, env=env) for command in commands]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from dataset import load_part
-from models import Net, arrays_of, load_arrays, test, train
 from omegaconf import DictConfig
 
 import hedgerow as hg
+from dataset import load_part
+from models import Net, arrays_of, load_arrays, test, train
 
 
 class Hospital(hg.NumPyClient):

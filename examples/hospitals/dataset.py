@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 PARTS = {
     # Images of each class, in the order of CLASSES. No image is in two parts.
-    "A": (1100, 1100, 1100, 1100, 1100, 165, 1100, 770, 22, 660),
+    "A": (1100, 1100, 1100, 1100, 1100, 110, 1100, 770, 33, 660),
     "B": (275, 440, 275, 440, 275, 1540, 275, 1540, 1540, 1540),
     "C": (600, 600, 600, 600, 600, 600, 600, 600, 600, 600),
 }
@@ -70,7 +70,9 @@ class IdxFile:
 TRAIN_IMAGES = IdxFile(
     "train-images-idx3-ubyte.gz", (60_000, 28, 28), "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
 )
-TRAIN_LABELS = IdxFile("train-labels-idx1-ubyte.gz", (60_000,), "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9")
+TRAIN_LABELS = IdxFile(
+    "train-labels-idx1-ubyte.gz", (60_000,), "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+)
 TEST_IMAGES = IdxFile(
     "t10k-images-idx3-ubyte.gz", (10_000, 28, 28), "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
 )
@@ -151,7 +153,9 @@ def _content(path: Path, file: IdxFile) -> bytes:
         with gzip.open(path) as stream:
             content = stream.read(file.size + 1)
     except (OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Delete the folder {path.parent}; it will be fetched again.") from error
+        raise ValueError(
+            f"{path} cannot be read ({error}). Delete the folder {path.parent}; it will be fetched again."
+        ) from error
     if hashlib.sha256(content).hexdigest() != file.digest or not content.startswith(file.header):
         raise ValueError(f"{path} is not the file that it should be. Delete the folder {path.parent}; it will be fetched again.")
     return content

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-import run_folder
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from strategy import EnrollByLocation, RoundRecord
 
 import hedgerow as hg
+import run_folder
+from strategy import EnrollByLocation, RoundRecord
 
 run_folder.register()
 

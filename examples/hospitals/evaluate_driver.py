@@ -1,4 +1,4 @@
-"""Another job on the same server and clients: every hospital tests a saved model on images that it keeps back. Nothing is trained.
+"""Another job on the same server and clients: every hospital tests a saved model on images that it keeps back; no training.
 
 ::
 
@@ -12,14 +12,14 @@ import logging
 from pathlib import Path
 
 import hydra
-import run_folder
 from hydra.core.hydra_config import HydraConfig
-from models import arrays_of
 from omegaconf import DictConfig
-from strategy import load_checkpoint
 
 import hedgerow as hg
+import run_folder
 from hedgerow.strategy.strategy import EvaluateResults, Failures
+from models import arrays_of
+from strategy import load_checkpoint
 
 log = logging.getLogger(__name__)
 run_folder.register()
@@ -51,7 +51,9 @@ class FederatedEvaluation(hg.FedAvg):
         for client, res in results:
             found = {"loss": res.loss, "num_examples": res.num_examples, **res.metrics}
             self.answers[client.cid] = found
-            log.info("%s: accuracy %.4f, loss %.4f on %s images", found["location"], found["accuracy"], res.loss, res.num_examples)
+            log.info(
+                "%s: accuracy %.4f, loss %.4f on %s images", found["location"], found["accuracy"], res.loss, res.num_examples
+            )
         return super().aggregate_evaluate(server_round, results, failures)
 
 
@@ -64,7 +66,9 @@ def mean_accuracy(answers: list[tuple[int, dict[str, hg.Scalar]]]) -> dict[str, 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate_driver")
 def main(config: DictConfig) -> None:
     """Run the job; its log and evaluation.json are in the run's output folder."""
-    strategy = FederatedEvaluation(hg.ndarrays_to_parameters(arrays_of(load_checkpoint(Path(config.checkpoint)))), config.min_clients)
+    strategy = FederatedEvaluation(
+        hg.ndarrays_to_parameters(arrays_of(load_checkpoint(Path(config.checkpoint)))), config.min_clients
+    )
     history = hg.start_driver(
         server_address=config.address,
         config=hg.ServerConfig(num_rounds=1, seed=config.seed),

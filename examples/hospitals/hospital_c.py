@@ -12,11 +12,11 @@ import sys
 from typing import Any
 
 import torch
-from dataset import load_part
-from models import Net, arrays_of, load_arrays, test
 from torch.nn import functional
 
 import hedgerow as hg
+from dataset import load_part
+from models import Net, arrays_of, load_arrays, test
 
 LOCATION = "LOCATION-C"
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from dataset import Images
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
+
+from dataset import Images
 
 torch.set_num_threads(1)  # several hospitals share the machine; and one thread sums in the same order each time
 
@@ -25,6 +26,8 @@ class Net(nn.Module):
         self.conv2 = nn.Conv2d(16, 32, kernel_size=3, padding=1)
         self.dense1 = nn.Linear(32 * 7 * 7, 64)
         self.dense2 = nn.Linear(64, 10)
+        nn.init.zeros_(self.dense2.weight)  # an untrained network has no opinion, so it is right one time in ten
+        nn.init.zeros_(self.dense2.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores of shape (n, 10) for images of shape (n, 1, 28, 28)."""

@@ -1,4 +1,4 @@
-"""Federated averaging that chooses its hospitals by where they are, tests the model on images of its own, and keeps checkpoints."""
+"""Federated averaging that chooses hospitals by where they are, tests the model on images of its own, and keeps checkpoints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset import load_test
-from models import Net, arrays_of, load_arrays, test
-
 import hedgerow as hg
+from dataset import load_test
 from hedgerow.errors import NotFound, TaskFailed, WaitTimeout
 from hedgerow.wire import tensors
+from models import Net, arrays_of, load_arrays, test
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,11 @@ class EnrollByLocation(hg.FedAvg):
 
     def __init__(self, *, locations: Collection[str] | None, folder: Path, min_clients: int) -> None:
         super().__init__(
-            fraction_evaluate=0.0, min_fit_clients=1, min_evaluate_clients=0, min_available_clients=min_clients
+            fraction_evaluate=0.0,
+            min_fit_clients=1,
+            min_evaluate_clients=0,
+            min_available_clients=min_clients,
+            fit_metrics_aggregation_fn=mean_train_loss,
         )
         self.locations = locations
         self.folder = folder
@@ -80,6 +83,13 @@ class EnrollByLocation(hg.FedAvg):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.records.append(RoundRecord(server_round, loss, accuracy, str(path), digest))
         return loss, {"accuracy": accuracy}
+
+
+def mean_train_loss(answers: list[tuple[int, dict[str, hg.Scalar]]]) -> dict[str, hg.Scalar]:
+    """The loss of the last epoch over the images of the hospitals that tell it."""
+    told = [(count, float(metrics["train_loss"])) for count, metrics in answers if "train_loss" in metrics]
+    images = sum(count for count, _ in told)
+    return {"train_loss": sum(count * loss for count, loss in told) / images} if images else {}
 
 
 def save_checkpoint(model: Net, path: Path) -> Path:

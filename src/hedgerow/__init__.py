@@ -1,7 +1,7 @@
 """Federated learning as a service: a long-running server, long-running clients, and drivers that come and go.
 
-The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`, does
-not pay for the network side of the driver.
+The names are loaded when they are first used, so that a client's worker, which imports this package for :class:`NumPyClient`,
+does not pay for the network side of the driver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-# gRPC writes lines of its own to stderr when a peer goes; what is worth telling is in our log. Only read when gRPC is first imported.
+# gRPC writes lines of its own to stderr when a peer goes; our log tells it better. Read when gRPC is first imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
@@ -103,13 +103,15 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name from the module where it lives."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOME_OF.get(name, "hedgerow.records")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or the type checker would believe in every name
+
+    def __getattr__(name: str) -> object:
+        """Load a public name from the module where it lives."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(_HOME_OF.get(name, "hedgerow.records")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -219,6 +219,14 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"Waited 15 s for {what}.")
 
 
+def start_put(sock: socket.socket, url: str, length: int, expect: bool) -> None:
+    """The head of a PUT by hand; with ``expect``, the sender waits for leave to send."""
+    head = f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 0\r\nContent-Length: {length}\r\n"
+    sock.sendall((head + ("Expect: 100-continue\r\n\r\n" if expect else "\r\n")).encode())
+    if expect:
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -509,12 +517,13 @@ def test_closing_the_peer_ends_its_transfers(proxy: Callable[..., Proxy], server
         peer.download(10, tmp_path / "target", server.ask_download("0" * 64))
 
 
-def test_sender_that_falls_silent_is_let_go_and_its_bytes_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("expect", [False, True])
+def test_sender_that_falls_silent_is_let_go_and_its_bytes_are_kept(tmp_path: Path, expect: bool) -> None:
     server = Server(tmp_path / "blobs", stalled_s=0.3)
     try:
         url = server.put_url(1000)
         with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
-            sock.sendall(f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 0\r\nContent-Length: 1000\r\n\r\n".encode())
+            start_put(sock, url, 1000, expect)
             sock.sendall(b"y" * 400)
             assert b" 503 " in sock.recv(65536)
         assert server.request("HEAD", url).headers[OFFSET_HEADER] == "400"
@@ -597,6 +606,31 @@ def test_upload_of_somebody_else_is_refused(server: Server) -> None:
     server.put_url(10)
     stranger = server.sign("PUT", f"/uploads/{UPLOAD}", who=Identity.fresh(Role.CLIENT))
     assert server.put(stranger, b"x" * 10).status == 403
+
+
+def test_sender_that_waits_for_leave_is_refused_before_it_sends(server: Server) -> None:
+    url = server.put_url(10)
+    with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
+        head = f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 5\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        sock.sendall(head.encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 409 ")
+
+
+def test_sender_that_does_not_wait_for_the_leave_it_asked_for_is_read_right(server: Server) -> None:
+    data = content(3_000_000)
+    url = server.put_url(len(data))
+    with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
+        head = f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 0\r\nContent-Length: {len(data)}\r\n"
+        sock.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n" + data)
+        eventually(lambda: server.store.uploads[UPLOAD].done is not None, "the upload to be complete")
+    assert server.store.uploads[UPLOAD].done == Blob(blake3.blake3(data).hexdigest(), len(data))
+
+
+@pytest.mark.parametrize("size", [1_048_575, 1_048_576, 1_048_577, 2_097_152, 7_000_001])
+def test_upload_of_about_the_size_of_the_buffers_arrives_whole(server: Server, tmp_path: Path, size: int) -> None:
+    data = content(size)
+    blob = BlobPeer(server.url).upload(source(tmp_path, data), server.ask_upload(size))
+    assert blob.digest == blake3.blake3(data).hexdigest()
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (4, 7), (10, 1), (11, 0)])
@@ -734,11 +768,12 @@ def test_range_gives_that_part(server: Server, range_: str, status: int, expecte
         assert answer.body == data[expected]
 
 
-def test_newer_put_wins_and_the_older_is_cut(server: Server) -> None:
+@pytest.mark.parametrize("expect", [False, True])
+def test_newer_put_wins_and_the_older_is_cut(server: Server, expect: bool) -> None:
     data = content(2_000_000)
     url = server.put_url(len(data))
     with socket.create_connection(("127.0.0.1", server.number), timeout=10) as old:
-        old.sendall(f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 0\r\nContent-Length: {len(data)}\r\n\r\n".encode())
+        start_put(old, url, len(data), expect)
         old.sendall(data[:500_000])
         offset = int(server.request("HEAD", url).headers[OFFSET_HEADER])  # cuts the older one: the offset holds still
         assert 0 <= offset <= 500_000
@@ -766,10 +801,11 @@ def test_taken_port_is_a_config_error(server: Server, tmp_path: Path) -> None:
         second.start()
 
 
-def test_stopping_cuts_what_is_in_flight_and_keeps_its_bytes(server: Server) -> None:
+@pytest.mark.parametrize("expect", [False, True])
+def test_stopping_cuts_what_is_in_flight_and_keeps_its_bytes(server: Server, expect: bool) -> None:
     url = server.put_url(1_000_000)
     with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
-        sock.sendall(f"PUT {url} HTTP/1.1\r\nHost: x\r\n{OFFSET_HEADER}: 0\r\nContent-Length: 1000000\r\n\r\n".encode())
+        start_put(sock, url, 1_000_000, expect)
         sock.sendall(b"z" * 300_000)
         while server.port.received_bytes < 300_000:
             threading.Event().wait(0.01)

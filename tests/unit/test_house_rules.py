@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import PACKAGE, modules
+from tests.source_tree import PACKAGE, ROOT, modules
 
 MAX_LINES = 600
 FORBIDDEN_NAMES = re.compile(r"^_*(utils?|common|helpers?|misc|stuff|\w*(base|manager)\d+|\w+\d)$")
@@ -59,6 +59,12 @@ def test_what_a_face_shows_has_a_docstring(name: str) -> None:
     face = importlib.import_module(name)
     shown = [getattr(face, public) for public in face.__all__ if not public.startswith("__")]
     assert [thing for thing in shown if callable(thing) and not (getattr(thing, "__doc__", None) or "").strip()] == []
+
+
+def test_everything_in_the_package_face_is_documented() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    face = importlib.import_module("hedgerow")
+    assert [name for name in face.__all__ if not re.search(rf"(hedgerow\.|`){name}\b", reference)] == [], "add to docs/api.md"
 
 
 def test_only_programs_exit() -> None:

@@ -23,8 +23,9 @@ from hedgerow.wire.proto import fleet_pb2
 log = logging.getLogger(__name__)
 
 SETTLE = Limit("settle_s", 0.5)
-STEADY_S = 10.0
-"""A session that has lasted for so long lets the next loss start with a short pause again."""
+STEADY_S = 2.0
+"""A session that has lasted for so long lets the next loss start with a short pause again; shorter ones, as with a server that
+ends each at once, make the pauses grow."""
 REFUSED_PAUSE_S = 30.0
 ATTEMPTS_LOGGED = 6
 

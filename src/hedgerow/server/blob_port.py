@@ -308,7 +308,7 @@ class BlobPort:
             digest = blob.digest()
             spare = await self._store.finish_upload(upload_id, digest)
             if spare is not None:
-                await self._write(self._folder.delete, spare)
+                self._writers.submit(self._folder.delete, spare)  # the answer need not wait for it
             self._arrivals.pop(upload_id, None)
             answer = web.json_response({"digest": digest, "size": row.size})
             answer.force_close()

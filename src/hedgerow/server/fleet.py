@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import grpc.aio
 
-from hedgerow.errors import InvalidArgument, WaitTimeout
+from hedgerow.errors import InvalidArgument, NotFound, WaitTimeout
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server.background import Background
@@ -56,6 +57,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         """One connection of a client, until either side ends it."""
         self._gate.check()
         hello = await self._read_hello(context, who)
+        with contextlib.suppress(NotFound):  # a new node
+            # Before anything else: whoever claims a node's id without its secret must not end that node's session.
+            await self._store.check_node(who)
         session = NodeSession(who)
         # Registered before the store opens it: what is pushed from now on must reach this session.
         self._sessions.add(session)

@@ -46,9 +46,9 @@ class WebPort:
         """
         app = web.Application()
         app.add_routes([web.get("/healthz", self._healthz), web.get("/metrics", self._metrics)])
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, address.host, address.port, shutdown_timeout=0.5)
+        site = web.TCPSite(self._runner, address.host, address.port)
         try:
             await site.start()
         except OSError as error:

@@ -200,15 +200,14 @@ class Connection:
         with _network(self._silence_s):
             if not poller.poll(min(self._silence_s, _LEAVE_S) * 1000):
                 return True
+            if sock.recv(len(_CONTINUE), socket.MSG_PEEK) != _CONTINUE:
+                return False  # another answer, or the end of the connection
             head = b""
             while not head.endswith(b"\r\n\r\n"):
-                seen = sock.recv(_MAX_HEAD_BYTES, socket.MSG_PEEK)
-                if not (head + seen).startswith(_CONTINUE[: len(head + seen)]):
-                    return False  # another answer, or the end of the connection
-                end = seen.find(b"\r\n\r\n")
-                head += sock.recv(len(seen) if end < 0 else end + 4)
-                if len(head) > _MAX_HEAD_BYTES:
+                byte = sock.recv(1)
+                if not byte or len(head) > _MAX_HEAD_BYTES:
                     raise CutError("the server's leave to send does not end.")
+                head += byte
         return True
 
     def _send(self, file: BinaryIO, offset: int, size: int) -> None:
