@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from hedgerow.errors import HedgerowError, Unavailable, WaitTimeout
+from hedgerow.errors import HedgerowError, LimitReached, Unavailable, WaitTimeout
 from hedgerow.security import Identity
 from hedgerow.waits import Backoff, Limit, pause, wait, wait_future
 from hedgerow.wire.channel import Address, open_channel
@@ -64,7 +64,8 @@ class Absence:
         now = self._now()
         if self._since is None:
             self._since = self._said = now
-            log.warning("No answer from the server at %s; trying for up to %g s (%s): %s", self._address, *_of(limit), error)
+            what = "The server at %s takes nothing now" if isinstance(error, LimitReached) else "No answer from the server at %s"
+            log.warning(what + "; trying for up to %g s (%s): %s", self._address, *_of(limit), error)  # noqa: G003
         elif now - self._said >= STILL_AWAY_LOG_S:
             self._said = now
             log.warning("Still no answer from the server at %s after %.0f s: %s", self._address, now - self._since, error)
@@ -163,23 +164,31 @@ class Connection:
         assert self._loop is not None, "the connection is open"
         return self._loop
 
-    async def call(self, method: str, request: object, limit: Limit) -> Any:
+    async def call(self, method: str, request: object, limit: Limit, *, patient: bool = True) -> Any:
         """Make a unary call, again and again until the server answers. For use on the connection's loop.
+
+        Args:
+            method: Name of the method.
+            request: Its request.
+            limit: How long to try.
+            patient: Whether to wait, too, for a server that takes nothing now because its disk is full.
 
         Raises:
             WaitTimeout: The server was away for longer than the limit.
             HedgerowError: The server refused.
         """
-        return await wait(self._repeat(getattr(self.stub, method), request, limit), limit, f"an answer to {method}")
+        passing = (Unavailable, LimitReached) if patient else (Unavailable,)
+        answer = self._repeat(getattr(self.stub, method), request, limit, passing)
+        return await wait(answer, limit, f"an answer to {method}")
 
-    async def _repeat(self, method: UnaryMethod, request: object, limit: Limit) -> Any:
+    async def _repeat(self, method: UnaryMethod, request: object, limit: Limit, passing: tuple[type[HedgerowError], ...]) -> Any:
         backoff = Backoff()
         while True:
             try:
                 answer = await method(request, metadata=self.metadata, timeout=self._call_s)
             except grpc.aio.AioRpcError as failed:
                 error = error_of(failed)
-                if not isinstance(error, Unavailable):
+                if not isinstance(error, passing):
                     raise error from None
                 self.absence.noticed(error, limit)
             else:

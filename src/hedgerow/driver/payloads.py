@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hedgerow.driver.connection import Connection
-from hedgerow.errors import HedgerowError, NotFound, Unavailable
+from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import Blob, DataPlane, Parameters, Payload
 from hedgerow.security import https_client
 from hedgerow.waits import Backoff, Limit, pause_thread
@@ -152,7 +152,7 @@ class Payloads:
             assert peer is not None, "the run is open"
             try:
                 return transfer(peer)
-            except (Unavailable, NotFound, ConnectionError) as error:
+            except (Unavailable, LimitReached, NotFound, ConnectionError) as error:
                 away_s = time.monotonic() - started
                 # NotFound from a port that another server has now: until the stream is open again, the address may be old.
                 moved = self._peer is not peer

@@ -183,7 +183,8 @@ class Watcher:
             NotFound: The server has lost its state since.
             WaitTimeout: The server was away for longer than the limit.
         """
-        reply = await self._connection.call("CreateRun", self._request, limit)
+        # A new run is refused by a server that is full; one that goes on waits for space.
+        reply = await self._connection.call("CreateRun", self._request, limit, patient=bool(self.server_id))
         if self.server_id not in ("", reply.server_id):
             raise NotFound(f"The server at {self._connection.address.text} has another state now and does not know this run.")
         self.server_id = self._request.server_id = reply.server_id

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from hedgerow.errors import WaitTimeout
-from hedgerow.waits import Limit, wait
+from hedgerow.errors import LimitReached, Unavailable, WaitTimeout
+from hedgerow.waits import Backoff, Limit, pause, wait
 
 log = logging.getLogger(__name__)
+
+
+async def until_stored(change: Callable[[], Awaitable[None]], what: str) -> None:
+    """Make a change that must not be lost, again and again while the store cannot take it: its disk may be full."""
+    backoff = Backoff(first_s=0.5, cap_s=15.0)
+    while True:
+        try:
+            return await change()
+        except (LimitReached, Unavailable) as error:
+            seconds = backoff.next()
+            log.warning("Not stored yet: %s (%s); again in %.1f s", what, error, seconds)
+            await pause(seconds, "the store to take changes again")
 
 
 class Background:

@@ -9,7 +9,7 @@ from hedgerow.errors import InvalidArgument, NotFound
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
-from hedgerow.server.background import Background
+from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
 from hedgerow.server.gate import Gate
@@ -169,7 +169,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         return cursor
 
     async def _unwatched(self, run_id: str) -> None:
-        await self._store.run_seen(run_id, False)
+        await until_stored(lambda: self._store.run_seen(run_id, False), f"the driver of run {run_id} disconnected")
         log.debug("The driver of run %s does not watch it any longer", run_id)
 
     @call(Role.DRIVER)

@@ -12,7 +12,7 @@ from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, WaitTimeou
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
-from hedgerow.server.background import Background
+from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
 from hedgerow.server.gate import Gate
@@ -148,7 +148,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             session.end()
 
     async def _closed(self, session: NodeSession) -> None:
-        await self._store.close_session(session.who.id, session.epoch)
+        await until_stored(lambda: self._store.close_session(session.who.id, session.epoch), f"node {session.name} disconnected")
         log.info("Node %s disconnected", session.name, extra={"action": "node_disconnected"})
         self._bells.ring("nodes")
 

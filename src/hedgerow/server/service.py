@@ -116,7 +116,9 @@ class Service:
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
         log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
 
-        web = WebPort(store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes), self._gate)
+        web = WebPort(
+            store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes), folder.free_bytes, self._gate
+        )
         self._exits.push_async_callback(web.stop)
         self.web_port = await web.start(options.web_address)
         log.info(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from hedgerow.errors import ConfigError, HedgerowError
 from hedgerow.server.gate import Gate
@@ -20,14 +22,37 @@ log = logging.getLogger(__name__)
 HEALTH = Limit("health_s", 5.0)
 
 
+class _Commits(Collector):
+    """What the store's writer did, as Prometheus counts it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """The numbers now."""
+        totals = self._store.commit_totals()
+        what = "Seconds from begin to commit's end"
+        yield SummaryMetricFamily("hedgerow_commit_seconds", what, count_value=totals.commits, sum_value=totals.seconds)
+        yield CounterMetricFamily("hedgerow_commit_changes", "Changes in these commits", value=totals.changes)
+        yield CounterMetricFamily("hedgerow_commit_failures", "Commits that the database refused", value=totals.failures)
+
+
 class WebPort:
     """Serves the state of the server to people and programs on the same machine."""
 
-    def __init__(self, store: Store, sessions: Callable[[], int], blob_bytes: Callable[[], tuple[int, int]], gate: Gate) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sessions: Callable[[], int],
+        blob_bytes: Callable[[], tuple[int, int]],
+        free_bytes: Callable[[], int],
+        gate: Gate,
+    ) -> None:
         self._store = store
         self._gate = gate
         self._sessions = sessions
         self._blob_bytes = blob_bytes
+        self._free_bytes = free_bytes
         self._registry = CollectorRegistry()
         self._nodes = Gauge("hedgerow_nodes", "Nodes by state", ["state"], registry=self._registry)
         self._runs = Gauge("hedgerow_runs", "Runs by state", ["state"], registry=self._registry)
@@ -36,6 +61,8 @@ class WebPort:
         self._blobs = Gauge("hedgerow_blobs", "Blobs in the store", registry=self._registry)
         self._stored = Gauge("hedgerow_blob_store_bytes", "Bytes of blobs in the store", registry=self._registry)
         self._moved = Gauge("hedgerow_blob_bytes", "Bytes through the blob port", ["direction"], registry=self._registry)
+        self._free = Gauge("hedgerow_disk_free_bytes", "Bytes that new blobs may still take", registry=self._registry)
+        self._registry.register(_Commits(store))
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: Address) -> int:
@@ -63,8 +90,11 @@ class WebPort:
     async def _healthz(self, request: web.Request) -> web.Response:
         try:
             await wait(self._store.counts(), HEALTH, "the store")
+            problem = self._store.commit_totals().problem  # the sweep commits: this passes by itself when the cause does
         except HedgerowError as error:
-            return web.json_response({"status": "failing", "reason": str(error)}, status=503)
+            problem = str(error)
+        if problem:
+            return web.json_response({"status": "failing", "reason": problem}, status=503)
         if self._gate.closed:
             return web.json_response({"status": "stopping", "server_id": self._store.server_id}, status=503)
         return web.json_response({"status": "ok", "server_id": self._store.server_id})
@@ -80,4 +110,5 @@ class WebPort:
         received, sent = self._blob_bytes()
         self._moved.labels("received").set(received)
         self._moved.labels("sent").set(sent)
+        self._free.set(self._free_bytes())
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

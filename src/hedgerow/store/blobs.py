@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 RESERVE_BYTES = 64 * 1024 * 1024
 _REHASH_BYTES = 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _is_name(name: str) -> bool:
@@ -150,12 +151,20 @@ class ArrivingBlob:
         """Open the file to append to it. What it holds beyond what was hashed here (by an earlier server) is hashed now.
 
         Raises:
-            LimitReached: The disk has no room for the rest.
+            LimitReached: The disk has no room for the rest, or the folder cannot be written now.
             OSError: The file cannot be opened or read.
         """
         present = self._folder.size(self.name)
         self._folder.require_space(self.size - present)
-        file = io.FileIO(self._folder.file(self.name), "a+")
+        try:
+            file = io.FileIO(self._folder.file(self.name), "a+")
+        except OSError as error:
+            if error.errno not in (*_FULL, *_NOT_WRITABLE):
+                raise
+            raise LimitReached(
+                f"The server cannot write to its blob folder {self._folder.path} ({error.strerror}). Mend that at the server; "
+                "the transfer can then be resumed."
+            ) from error
         try:
             if present > self.size:
                 log.warning(

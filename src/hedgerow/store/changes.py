@@ -192,8 +192,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class CommitTotals:
-    """What the writer did since it started: commits, changes in them, and seconds from begin to commit's end."""
+    """What the writer did since it started.
+
+    Attributes:
+        commits: How many.
+        changes: How many changes were in them.
+        seconds: From begin to commit's end, all together.
+        failures: Commits that the database refused.
+        problem: Why it refused the last one; empty when that went well.
+    """
 
     commits: int
     changes: int
     seconds: float
+    failures: int = 0
+    problem: str = ""

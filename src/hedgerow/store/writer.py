@@ -60,14 +60,16 @@ class Lane:
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._commits = self._changes = 0
         self._seconds = 0.0
+        self._failures = 0
+        self._problem = ""
         threading.Thread(target=self._main, name=f"hedgerow-store-{name}", daemon=True).start()
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Carry out ``work`` on the lane's connection; when this returns, it is committed.
 
         Raises:
-            Unavailable: The store is closed, or the database is locked.
-            LimitReached: The disk is full.
+            Unavailable: The store is closed.
+            LimitReached: The disk is full, or the database is locked or cannot be written; it may be later.
             WaitTimeout: No answer in time; the work may be carried out later all the same.
             BaseException: What ``work`` raised.
         """
@@ -90,7 +92,7 @@ class Lane:
 
     def totals(self) -> CommitTotals:
         """What this lane did so far."""
-        return CommitTotals(self._commits, self._changes, self._seconds)
+        return CommitTotals(self._commits, self._changes, self._seconds, self._failures, self._problem)
 
     def _main(self) -> None:
         try:
@@ -132,8 +134,13 @@ class Lane:
                 connection.rollback()
             else:
                 connection.commit()
+            self._problem = ""
         except BaseException as error:
-            log.exception("The store could not commit", extra={"action": "store_batch_failed"})
+            self._failures += 1
+            if isinstance(error, exc.DBAPIError):  # its message says all; a full disk would fill the log with tracebacks
+                log.error("The store could not commit: %s", error.orig, extra={"action": "store_batch_failed"})
+            else:
+                log.exception("The store could not commit", extra={"action": "store_batch_failed"})
             self._fail(batch, error)
 
     def _carry_out_one(self, item: _Item, *, savepoints: bool) -> None:
@@ -155,6 +162,7 @@ class Lane:
     def _fail(self, batch: list[_Item], error: BaseException) -> None:
         """Undo the batch; all of it fails with what happened."""
         told = explain(error) if isinstance(error, exc.DBAPIError) else error
+        self._problem = str(told)
         for item in batch:
             # Each gets an exception of its own: a traceback grows on whichever is raised.
             item.error = type(told)(*told.args) if isinstance(told, HedgerowError) else told
@@ -169,12 +177,12 @@ class Lane:
 def explain(error: exc.DBAPIError) -> HedgerowError:
     """What a failure of the database itself means for whoever asked."""
     name = str(getattr(error.orig, "sqlite_errorname", type(error.orig).__name__))
-    if name == "SQLITE_FULL":
+    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_SHM"):
         return LimitReached("disk full: the server's database cannot grow. Nothing was stored; free space at the server.")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return Unavailable("The server's database is locked by another process. Nothing was stored; try again.")
-    if name.startswith("SQLITE_READONLY"):
-        return Unavailable("The server's database cannot be written. Nothing was stored; mend its permissions at the server.")
+        return LimitReached("The server's database is locked by another process. Nothing was stored; try again.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return LimitReached("The server's database cannot be written. Nothing was stored; mend its permissions at the server.")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return CorruptData(f"The server's database is damaged ({error.orig}). Restore it from a backup.")
     return Unavailable(f"The server's database failed: {error.orig} ({name}). Nothing was stored; try again.")

@@ -244,13 +244,13 @@ async def test_full_disk_fails_the_batch_keeps_the_rest_and_recovers(store: Stor
     assert (await store.push_tasks(DRIVER, RUN, [big, small])).created == 2
 
 
-async def test_locked_database_is_unavailable_until_the_lock_is_gone(path: Path, clock: HeldClock) -> None:
+async def test_locked_database_refuses_until_the_lock_is_gone(path: Path, clock: HeldClock) -> None:
     store = Store.open(url(path), clock)
     try:
         await store._write(lambda c: c.exec_driver_sql("PRAGMA busy_timeout = 50"))
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Unavailable, match="locked"):
+        with pytest.raises(LimitReached, match="locked"):
             await store.create_run(DRIVER, RUN, "demo", 1)
         assert await store.nodes_after(0, 10) == []  # reading goes on
         other.execute("ROLLBACK")
@@ -258,6 +258,20 @@ async def test_locked_database_is_unavailable_until_the_lock_is_gone(path: Path,
         assert await store.create_run(DRIVER, RUN, "demo", 1) is RunState.PENDING
     finally:
         store.close()
+
+
+async def test_database_that_cannot_be_written_refuses_and_recovers(store: Store) -> None:
+    # What SQLite says on a file system that has become read-only.
+    connection = store._writer._connection.connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(LimitReached, match="permissions"):
+        await store.create_run(DRIVER, RUN, "demo", 1)
+    assert "permissions" in store.commit_totals().problem
+    assert await store.nodes_after(0, 10) == []  # reading goes on
+    connection.execute("PRAGMA query_only = OFF")
+    assert await store.create_run(DRIVER, RUN, "demo", 1) is RunState.PENDING
+    assert store.commit_totals().problem == ""
 
 
 async def test_each_waiter_of_a_failed_batch_gets_an_error_of_its_own(store: Store) -> None:

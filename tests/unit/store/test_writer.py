@@ -62,10 +62,12 @@ def work(answer: Any) -> Any:
     ("name", "cls", "says"),
     [
         ("SQLITE_FULL", LimitReached, "disk full"),
-        ("SQLITE_BUSY", Unavailable, "locked"),
-        ("SQLITE_BUSY_SNAPSHOT", Unavailable, "locked"),
-        ("SQLITE_LOCKED", Unavailable, "locked"),
-        ("SQLITE_READONLY", Unavailable, "permissions"),
+        ("SQLITE_BUSY", LimitReached, "locked"),
+        ("SQLITE_BUSY_SNAPSHOT", LimitReached, "locked"),
+        ("SQLITE_LOCKED", LimitReached, "locked"),
+        ("SQLITE_READONLY", LimitReached, "permissions"),
+        ("SQLITE_CANTOPEN", LimitReached, "permissions"),
+        ("SQLITE_IOERR_SHMSIZE", LimitReached, "disk full"),
         ("SQLITE_CORRUPT", CorruptData, "damaged"),
         ("SQLITE_NOTADB", CorruptData, "damaged"),
         ("SQLITE_IOERR_WRITE", Unavailable, "SQLITE_IOERR_WRITE"),
@@ -90,11 +92,13 @@ async def test_answer_comes_after_the_commit_and_the_error_after_the_rollback() 
 async def test_commit_that_fails_fails_its_batch_and_the_lane_goes_on() -> None:
     connection = FakeConnection(database_error("SQLITE_FULL"), database_error("SQLITE_BUSY"))
     writer = lane(connection)
-    with pytest.raises(LimitReached):
+    with pytest.raises(LimitReached, match="disk full"):
         await writer.run(work(1))
-    with pytest.raises(Unavailable):
+    with pytest.raises(LimitReached, match="locked"):
         await writer.run(work(2))
+    assert (writer.totals().failures, "locked" in writer.totals().problem) == (2, True)
     assert await writer.run(work(3)) == 3
+    assert (writer.totals().failures, writer.totals().problem) == (2, "")
     writer.close()
     assert connection.calls[:3] == ["begin", "commit", "rollback"]
 
