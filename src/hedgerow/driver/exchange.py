@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import (
+    TIME_IS_UP,
     Ins,
     evaluate_res,
     failure_of,
@@ -26,10 +27,11 @@ from hedgerow.driver.answers import (
     late,
     reason_of,
 )
+from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
 from hedgerow.driver.journal import Journal
-from hedgerow.driver.results import Results
+from hedgerow.driver.results import Measure, Results
 from hedgerow.driver.sent import Again, SentBatches
 from hedgerow.errors import BadUpdate, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
 from hedgerow.records import (
@@ -88,8 +90,8 @@ class Exchange(Protocol):
     def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
         """Let clients evaluate."""
 
-    def finish_round(self, server_round: int) -> None:
-        """The round's results are not needed any longer."""
+    def finish_round(self, server_round: int, manifest: str = "") -> None:
+        """The round's results are not needed any longer. The manifest says what came of whom."""
 
 
 class NodeProxy(ClientProxy):
@@ -135,10 +137,18 @@ class DriverExchange:
         driver: The run.
         manager: Who is available.
         journal: Where batches are noted before they are sent, so that the run can be taken up again.
+        config: When a round waits no longer for stragglers.
     """
 
-    def __init__(self, driver: Driver, manager: ClientManager | None = None, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        manager: ClientManager | None = None,
+        journal: Journal | None = None,
+        config: ServerConfig | None = None,
+    ) -> None:
         self.driver = driver
+        self._config = config or ServerConfig()
         self._round = 0
         self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
         self._manager = manager
@@ -155,9 +165,9 @@ class DriverExchange:
         self._round = server_round
         self.driver.start_round(server_round)
 
-    def finish_round(self, server_round: int) -> None:
-        """Clients may drop the round's results, and the server its blobs."""
-        self.driver.acknowledge(server_round)
+    def finish_round(self, server_round: int, manifest: str = "") -> None:
+        """Clients may drop the round's results, and the server its blobs; the server keeps the manifest."""
+        self.driver.acknowledge(server_round, manifest)
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""
@@ -177,7 +187,7 @@ class DriverExchange:
             reply = wait_future(self.driver.expect(task), limit, f"{task.instruction.kind} of {client.cid}").reply
         except WaitTimeout:
             self.driver.cancel([task], "no answer in time")
-            raise late(client.cid, task.instruction.kind, timeout) from None
+            raise late(client.cid, task.instruction.kind, f"{timeout:g} s") from None
         if reply.outcome not in accept:
             raise failure_of(client.cid, task.instruction.kind, reply)
         return reply
@@ -230,18 +240,37 @@ class DriverExchange:
             noted = [
                 (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
             ]
-            self._sent.note(self._round, kind, noted, sequences)
-        results: Results[R] = Results(
-            clients, partial(_log_completed, kind, self._round), partial(_log_failed, kind, self._round)
-        )
+            not_asked = self._sent.note(self._round, kind, noted, sequences)
+        else:
+            not_asked = again.not_asked
+        results: Results[R] = self._results(kind, clients, tasks)
+        results.not_asked = not_asked
         self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
         if timeout is not None:
-            # The timer outlives the round; it must not keep the round's results.
-            expiring = weakref.ref(results)
-            self.driver.call_later(timeout, lambda: self._expire(expiring(), tasks, kind, timeout))
+            self._expire_later(timeout, weakref.ref(results), tasks, partial(late, kind=kind, within=f"{timeout:g} s"))
         for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             # A future keeps its callbacks when it is done; the list lets go of the results.
             self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
+        return results
+
+    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task]) -> Results[R]:
+        """An empty sequence of results, which waits for stragglers no longer than the grace time."""
+        quorum, grace_s = min(self._config.quorum(len(clients)), len(clients)), self._config.grace_s
+        itself: list[weakref.ref[Results[R]]] = []
+
+        def reached() -> None:
+            assert grace_s is not None
+            within = f"{grace_s:g} s after {quorum} of {len(clients)} clients"
+            self._expire_later(grace_s, itself[0], tasks, partial(late, kind=kind, within=within))
+
+        results: Results[R] = Results(
+            clients,
+            partial(_log_completed, kind, self._round),
+            partial(_log_failed, kind, self._round),
+            None if grace_s is None else quorum,
+            reached,
+        )
+        itself.append(weakref.ref(results))
         return results
 
     def _push(self, tasks: list[Task], parameters: Sequence[Parameters], again: bool) -> None:
@@ -262,11 +291,18 @@ class DriverExchange:
         parameters: Parameters | None = getattr(ins, "parameters", None)
         return self.driver.task(client.node, kind_of(ins), round=self._round, config=ins.config, parameters=parameters)
 
-    def _expire(self, results: Results[R] | None, tasks: Sequence[Task], kind: Kind, timeout: float) -> None:
-        if results is None:
-            return
-        indices = results.expire(lambda client: late(client.cid, kind, timeout))
-        self.driver.cancel([tasks[index] for index in indices], "the round's time is up")
+    def _expire_later(
+        self, seconds: float, expiring: weakref.ref[Results[R]], tasks: Sequence[Task], error: Callable[[str], TaskFailed]
+    ) -> None:
+        """After some seconds, whoever has not answered is late. The timer outlives the round; it does not keep its results."""
+
+        def expire() -> None:
+            results = expiring()
+            if results is not None:
+                indices = results.expire(lambda client: error(client.cid))
+                self.driver.cancel([tasks[index] for index in indices], TIME_IS_UP)
+
+        self.driver.call_later(seconds, expire)
 
     def _arrived(
         self, holder: list[Results[R]], index: int, node: str, answer: Callable[[Reply], R], future: Future[TaskResult]
@@ -279,7 +315,12 @@ class DriverExchange:
             return
         result = future.result(0)
         if not results.arrived(index):
+            if result.reply.outcome is Outcome.OK:
+                log.info("%s_round %s: the result of %s came too late and is not used", result.kind, result.round, node)
             return
+        payload = result.reply.parameters
+        size = payload.size if isinstance(payload, Blob) else len(payload or b"")
+        results.measures[index] = Measure(size, result.reply.duration_s)
         if result.reply.outcome is not Outcome.OK:
             results.fail(index, failure_of(node, result.kind, result.reply))
         elif isinstance(result.reply.parameters, Blob):

@@ -38,6 +38,7 @@ class History:
         metrics_distributed: The same for the clients' evaluations.
         metrics_centralized: The same for the strategy's own evaluations.
         failures: For each round with failures, the clients that failed, and why.
+        invalid_rounds: For each round that did not reach its quorum, why.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class History:
         self.metrics_distributed: dict[str, list[tuple[int, Scalar]]] = {}
         self.metrics_centralized: dict[str, list[tuple[int, Scalar]]] = {}
         self.failures: dict[int, list[NodeFailure]] = {}
+        self.invalid_rounds: dict[int, str] = {}
 
     def add_loss_distributed(self, server_round: int, loss: float) -> None:
         """Note the loss of the clients' evaluations."""
@@ -72,6 +74,10 @@ class History:
         """Note clients that failed."""
         for failure in failures:
             self.failures.setdefault(server_round, []).append(failure)
+
+    def add_invalid_round(self, server_round: int, reason: str) -> None:
+        """Note that a round did not count."""
+        self.invalid_rounds[server_round] = reason
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that was noted, as plain values that :meth:`load_state_dict` takes back."""
@@ -111,6 +117,9 @@ class History:
         for server_round, failures in self.failures.items():
             lines = (f"\tround {server_round}: {f.kind} of {f.node} ({f.reason}): {f.message}\n" for f in failures)
             parts.append("History (failures):\n" + "".join(lines))
+        if self.invalid_rounds:
+            lines = (f"\tround {server_round}: {reason}\n" for server_round, reason in self.invalid_rounds.items())
+            parts.append("History (rounds that are not valid):\n" + "".join(lines))
         return "".join(parts)
 
 

@@ -14,8 +14,10 @@ from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
+from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.exchange import Exchange
 from hedgerow.driver.history import History, NodeFailure
+from hedgerow.driver.manifest import NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, phase_entries
 from hedgerow.driver.results import Failed, Results
 from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
@@ -53,6 +55,12 @@ class Server:
         self._exchange: Exchange | None = None
         self._record: Record | None = None
         self._taken_up: Checkpoint | None = None
+        self._config = ServerConfig()
+        self._phases: dict[str, list[NodeEntry]] = {}
+
+    def configure(self, config: ServerConfig) -> None:
+        """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
+        self._config = config
 
     def attach(self, exchange: Exchange, record: Record | None = None) -> None:
         """What carries instructions to clients, and what keeps rounds; :func:`~hedgerow.driver.start_driver` calls this."""
@@ -113,7 +121,7 @@ class Server:
             self._initialize(timeout)
         else:
             log.info("Resuming the run after round %s", done.round, extra={"action": "run_resumed", "round": done.round})
-            self.exchange.finish_round(done.round)  # the earlier process may have died before it could say so
+            self.exchange.finish_round(done.round, done.manifest)  # the earlier process may have died before it could say so
         log.info("FL starting")
         started = time.perf_counter()
         for server_round in range(1 if done is None else done.round + 1, num_rounds + 1):
@@ -137,10 +145,12 @@ class Server:
 
     def _finish_round(self, server_round: int) -> None:
         """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
+        reason = self.history.invalid_rounds.get(server_round, "")
+        manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
         if self._record is not None:
             name, state = type(self.strategy).__name__, self.strategy.state_dict()
-            self._record.write(Checkpoint(server_round, self.parameters, name, state, self.history.state_dict()))
-        self.exchange.finish_round(server_round)
+            self._record.write(Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest))
+        self.exchange.finish_round(server_round, manifest)
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
         fitted = self.fit_round(server_round, timeout)
@@ -180,11 +190,16 @@ class Server:
             if id(ins) not in specs:
                 specs[id(ins)] = self.strategy.update_spec(server_round, ins)
         results = self.exchange.fit(instructions, [specs[id(ins)] for _, ins in instructions], timeout)
+        before = self.strategy.state_dict()
         parameters, metrics = self.strategy.aggregate_fit(server_round, results, results.failures)
-        if not self._settled(Kind.FIT, server_round, results):
-            log.warning("fit_round %s: no client gave a result; the parameters stay as they are", server_round)
+        unused = ""
+        if not self._is_valid(server_round, self._settled(Kind.FIT, server_round, results), len(instructions)):
+            self.strategy.load_state_dict(before)
+            parameters, metrics, unused = None, {}, NOT_VALID
         elif parameters is None:
             log.warning("fit_round %s: the strategy gave no new parameters; they stay as they are", server_round)
+            unused = NOT_FOLDED
+        self._phases[str(Kind.FIT)] = phase_entries(results, unused)
         return parameters, metrics, (results, results.failures)
 
     def evaluate_round(self, server_round: int, timeout: float | None) -> EvaluateRound | None:
@@ -206,6 +221,7 @@ class Server:
         loss, metrics = self.strategy.aggregate_evaluate(server_round, results, results.failures)
         if not self._settled(Kind.EVALUATE, server_round, results):
             log.warning("evaluate_round %s: no client gave a result", server_round)
+        self._phases[str(Kind.EVALUATE)] = phase_entries(results)
         return loss, metrics, (results, results.failures)
 
     def _log_sampled(self, phase: str, server_round: int, instructions: Sequence[tuple[ClientProxy, object]]) -> None:
@@ -217,6 +233,16 @@ class Server:
             self._client_manager.num_available(),
         )
 
+    def _is_valid(self, server_round: int, results: int, asked: int) -> bool:
+        """Whether a round has its quorum."""
+        quorum = self._config.quorum(asked)
+        if results >= quorum:
+            return True
+        what = f"{results} of {asked} clients gave a result, {quorum} are needed" if results else "no client gave a result"
+        log.warning("fit_round %s: %s; the parameters stay as they are", server_round, what, extra={"action": "round_not_valid"})
+        self.history.add_invalid_round(server_round, what)
+        return False
+
     def _settled(self, kind: Kind, server_round: int, results: Results[FitRes] | Results[EvaluateRes]) -> int:
         """Wait for what the strategy did not wait for, note failures, and return the number of results."""
         failures = [_node_failure(kind, failed) for failed in results.failed()]
@@ -224,6 +250,7 @@ class Server:
         return len(results)
 
     def _start_round(self, server_round: int) -> None:
+        self._phases = {str(Kind.FIT): [], str(Kind.EVALUATE): []}
         self.exchange.start_round(server_round)
         self._client_manager.start_round(server_round, self.exchange.run_seed)
 

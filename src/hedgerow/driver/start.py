@@ -167,7 +167,8 @@ class _Run:
         log.info("Starting Flower server, config: %s", self._config, extra={"action": "run_started", "run": driver.run_id})
         log.debug("Run %s, seed %s", driver.run_id, driver.seed)
         manager, folder = self._server.client_manager(), self._folder
-        exchange = DriverExchange(driver, manager, None if folder is None else folder.journal)
+        exchange = DriverExchange(driver, manager, None if folder is None else folder.journal, self._config)
+        self._server.configure(self._config)
         self._server.attach(exchange, None if folder is None else _Record(folder, driver))
         ClientRegister(driver, exchange, manager).follow()
         try:

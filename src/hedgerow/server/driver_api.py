@@ -193,7 +193,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep))
+        if "\n" in request.manifest:
+            raise InvalidArgument(f"The manifest of round {request.round} has more than one line.")
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), request.manifest)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
         return driver_pb2.AcknowledgeRoundReply()

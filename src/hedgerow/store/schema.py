@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 1
+VERSION = 2
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -163,6 +163,16 @@ blob_refs = Table(
     Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
     Column("round", BigInteger, primary_key=True),
     Index("blob_refs_by_run", "run_id", "round"),
+)
+
+
+# What came of each node in a round: one line of JSON, as the driver said it when it acknowledged the round.
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("line", Text, nullable=False),
 )
 
 

@@ -34,6 +34,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.refuse: dict[str, int] = {}
         self.ended: tuple[RunState, str] | None = None
         self.keep: dict[int, list[str]] = {}
+        self.manifests: dict[int, str] = {}
         self.cancelled: list[str] = []
         self.cut = 0
         self.server_id = "abc"
@@ -114,6 +115,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
     async def AcknowledgeRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("AcknowledgeRound", context)
         self.keep[request.round] = list(request.keep)
+        self.manifests[request.round] = request.manifest
         return driver_pb2.AcknowledgeRoundReply()
 
     async def EndRun(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -174,9 +174,19 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
     found = {
         "parameters": hashlib.sha256(tensors.dumps(server.parameters)).hexdigest(),
         "history": repr(history),
+        "manifest": _manifest(Path(folder)),
         "state": hashlib.sha256(b"".join(a.tobytes() for a in _arrays(server.strategy.state_dict()))).hexdigest(),
     }
     Path(output).write_text(json.dumps(found))
+
+
+def _manifest(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the manifest, without how long it took."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    for line in lines:
+        for entry in line["fit"] + line["evaluate"]:
+            entry.pop("seconds", None)
+    return lines
 
 
 def _arrays(state: dict[str, Any]) -> list[Any]:

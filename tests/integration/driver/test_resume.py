@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -73,8 +73,8 @@ class Site:
                 check=False,
             ).returncode
 
-    def outcome(self, name: str) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.folder / f"{name}.json").read_text())
+    def outcome(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         return found
 
     def fits(self, name: str) -> Counter[str]:
@@ -127,7 +127,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(site: Site) -> dict[str, dict[str, str]]:
+def undisturbed(site: Site) -> dict[str, dict[str, Any]]:
     for strategy in ("FedAvg", "FedAvgM"):
         assert site.drive(strategy, f"undisturbed-{strategy}") == 0, site.log(f"undisturbed-{strategy}")
     return {strategy: site.outcome(f"undisturbed-{strategy}") for strategy in ("FedAvg", "FedAvgM")}
@@ -136,7 +136,7 @@ def undisturbed(site: Site) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedAvgM"])
 @pytest.mark.parametrize("step", STEPS)
 def test_driver_killed_at_any_step_and_resumed_gives_the_same_bits(
-    site: Site, undisturbed: dict[str, dict[str, str]], step: str, strategy: str
+    site: Site, undisturbed: dict[str, dict[str, Any]], step: str, strategy: str
 ) -> None:
     name = f"{step}-{strategy}".replace(" ", "-")
     assert site.drive(strategy, name, step) == -signal.SIGKILL, site.log(name)
@@ -145,7 +145,9 @@ def test_driver_killed_at_any_step_and_resumed_gives_the_same_bits(
     assert site.fits(name) == site.fits(f"undisturbed-{strategy}"), "nobody trains twice"
     assert set(site.fits(name).values()) == {1}
     assert len(site.fits(name)) == ROUNDS * 2
+    assert [line["round"] for line in site.outcome(name)["manifest"]] == list(range(1, ROUNDS + 1))
+    assert {entry["outcome"] for line in site.outcome(name)["manifest"] for entry in line["fit"]} == {"contributed", "excluded"}
 
 
-def test_the_strategies_differ(undisturbed: dict[str, dict[str, str]]) -> None:
+def test_the_strategies_differ(undisturbed: dict[str, dict[str, Any]]) -> None:
     assert undisturbed["FedAvg"]["parameters"] != undisturbed["FedAvgM"]["parameters"]

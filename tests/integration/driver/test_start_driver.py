@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.driver.answers import TIME_IS_UP
 from hedgerow.errors import ConfigError, NotFound, RunEnded, TaskFailed, WaitTimeout
 from hedgerow.records import (
     GetPropertiesIns,
@@ -163,6 +165,63 @@ def test_deadline_of_a_round_cancels_what_is_open_and_folds_the_rest() -> None:
         assert (failure.node, failure.reason, failure.message) == ("c", "late", "no answer within 0.2 s")
         assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"]
         assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_stragglers_have_a_grace_time_once_the_quorum_is_there() -> None:
+    def answer(task: Task) -> Reply | None:
+        return None if task.node_id == "node0002" and task.instruction.kind != "get_parameters" else trained(task)
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        config = ServerConfig(num_rounds=1, seed=3, min_fit_results=2, grace_s=0.2)
+        history = start_driver(server_address=fake.address, config=config, limits=QUICK)
+        fit, evaluate = history.failures[1]
+        assert (fit.node, fit.reason, fit.message) == ("c", "late", "no answer within 0.2 s after 2 of 3 clients")
+        assert (evaluate.kind, evaluate.node, evaluate.reason) == ("evaluate", "c", "late")
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"] * 2
+        assert history.invalid_rounds == {}
+        line = json.loads(fake.api.manifests[1])
+        assert [(entry["node"], entry["outcome"]) for entry in line["fit"]] == [
+            ("a", "contributed"),
+            ("b", "contributed"),
+            ("c", "late"),
+        ]
+        assert line["fit"][0].keys() == {"node", "asked", "outcome", "examples", "bytes", "seconds"}
+
+
+def test_nobody_is_late_before_the_quorum_is_there() -> None:
+    waiting: list[Task] = []
+
+    def two_finish() -> None:
+        for task in waiting[:2]:
+            fake.api.finish(task, trained(task))
+
+    def answer(task: Task) -> Reply | None:
+        if task.instruction.kind != "fit":
+            return trained(task)
+        waiting.append(task)
+        if len(waiting) == 3:
+            fake.loop.call_later(0.3, two_finish)
+        return None
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        config = ServerConfig(num_rounds=1, seed=3, min_fit_results=2, grace_s=0.0)
+        history = start_driver(server_address=fake.address, config=config, limits=QUICK)
+        assert [failure.node for failure in history.failures[1] if failure.kind == "fit"] == ["c"]
+
+
+def test_manifest_tells_who_was_available_and_not_asked(server: FakeServer) -> None:
+    run(server, strategy=FedAvg(fraction_fit=0.7))
+    entries = json.loads(server.api.manifests[1])["fit"]
+    assert sorted(entry["node"] for entry in entries) == ["a", "b", "c"]
+    (left,) = [entry for entry in entries if not entry["asked"]]
+    assert (left["outcome"], left["reason"]) == ("excluded", "not_sampled")
+
+
+def test_client_that_was_late_before_the_driver_was_restarted_is_late_after_it() -> None:
+    reply = Reply(Outcome.CANCELLED, TIME_IS_UP)
+    with FakeServer(failing("node0001", reply), ["a", "b", "c"]) as fake:
+        (failure,) = run(fake).failures[1]
+        assert (failure.node, failure.reason) == ("b", "late")
 
 
 def test_error_in_user_code_fails_the_run_and_comes_through(server: FakeServer) -> None:

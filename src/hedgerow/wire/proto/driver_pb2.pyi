@@ -128,14 +128,16 @@ class RunEnded(_message.Message):
     def __init__(self, state: _Optional[_Union[RunState, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundRequest(_message.Message):
-    __slots__ = ("run_id", "round", "keep")
+    __slots__ = ("run_id", "round", "keep", "manifest")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     keep: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ...) -> None: ...
+    manifest: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundReply(_message.Message):
     __slots__ = ()
