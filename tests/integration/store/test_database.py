@@ -86,7 +86,7 @@ def test_database_of_another_version_is_refused_and_not_touched(path: Path, cloc
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=rf"{path.name} has the schema version 99, this program needs 1"):
+    with pytest.raises(ConfigError, match=rf"{path.name} has the schema version 99, this program needs {schema.VERSION}"):
         Store.open(url(path), clock)
     assert path.read_bytes() == before
 
