@@ -44,7 +44,7 @@ KILLS_A_TASK = 2  # one more and the task would rightly fail
 POLL_S = 0.02
 NUMBERS = 250_000  # of the model: 1 MB
 BLOB_BYTES_PER_S = 4e6
-RUN = Limit("chaos_run_s", 1800.0)
+RUN = Limit("chaos_run_s", 1200.0)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def plan(settings: Settings) -> list[Fault]:
     faults = []
     for i, kind in enumerate(chosen):
         server_round = 1 + i * max(1, settings.rounds - 1) // settings.faults
-        delay_s = rng.uniform(0, settings.seconds * 1.3)
+        delay_s = rng.uniform(0, settings.seconds + 0.5)  # also while results are sent and folded
         faults.append(Fault(kind, server_round, delay_s, rng.random(), rng.uniform(0, 2.5), rng.random() < 0.5))
     return sorted(faults, key=lambda fault: (fault.round, fault.delay_s))
 
@@ -386,6 +386,7 @@ def main() -> int:
     p.add_argument("--seconds", type=float, default=1.0, help="that training takes")
     p.add_argument("--folder", type=Path, help="for logs and state (default: a temporary one, kept when something is wrong)")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no process is left behind
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
     settings = Settings(seed, args.faults, args.clients, args.rounds, args.fraction, args.seconds)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="hedgerow-chaos-"))

@@ -16,11 +16,20 @@ PACKAGE = "hedgerow"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+# What a peer has said may be part of a message: no control character of it may reach a terminal, no line of it look like ours.
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"} | {ord("\n"): "\n    "}
+
+
 class TextFormatter(logging.Formatter):
     """``INFO hedgerow 2026-01-31 12:00:00,000 | fleet.py:42 | message``."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s hedgerow %(asctime)s | %(filename)s:%(lineno)d | %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (named by logging)
+        """Render the line, with control characters escaped and further lines of the message indented."""
+        record.message = record.message.translate(_ESCAPED)
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -76,3 +85,5 @@ def configure(level: str = "DEBUG", log_format: str = "text") -> None:
     logging.getLogger().handlers[:] = [handler]
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger(PACKAGE).setLevel(level.upper())
+    # Whoever speaks something else to an HTTP port would fill the log with tracebacks.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -155,8 +155,16 @@ class Certificates:
         return grpc.ssl_server_credentials([(key, certificate)])
 
     def https_server(self) -> ssl.SSLContext:
-        """A context for an HTTPS server (TLS 1.2 or newer, the client is not asked for a certificate)."""
-        self.read()
+        """A context for an HTTPS server (TLS 1.2 or newer, the client is not asked for a certificate).
+
+        Raises:
+            ConfigError: A file cannot be read or does not hold what it should.
+        """
+        ca, _, _ = self.read()
+        try:
+            https_client(ca)
+        except ConfigError as error:
+            raise ConfigError(f"{self.ca}: {error}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -184,8 +192,15 @@ def read_pem(path: Path) -> bytes:
 
 
 def https_client(root_certificates: bytes) -> ssl.SSLContext:
-    """A context for an HTTPS client that trusts these PEM root certificates alone."""
+    """A context for an HTTPS client that trusts these PEM root certificates alone.
+
+    Raises:
+        ConfigError: They are no certificates.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=root_certificates.decode())
+    try:
+        context.load_verify_locations(cadata=root_certificates.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"The root certificates are not certificates in PEM format (is it a key?): {error}") from None
     return context

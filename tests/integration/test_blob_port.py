@@ -273,7 +273,7 @@ def test_second_file_with_the_same_bytes_is_not_kept(server: Server, tmp_path: P
     first = peer.upload(path, server.ask_upload(len(data), "upload0001"))
     second = peer.upload(path, server.ask_upload(len(data), "upload0002"))
     assert first == second
-    assert names(server.folder.path) == ["upload0001"]
+    eventually(lambda: names(server.folder.path) == ["upload0001"], "the second file to be deleted, after the answer")
 
 
 def test_existing_target_is_not_fetched_again(server: Server, tmp_path: Path) -> None:

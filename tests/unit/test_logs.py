@@ -111,3 +111,12 @@ def test_json_line_has_the_message_the_extras_and_the_traceback() -> None:
 def test_json_time_is_utc_with_milliseconds() -> None:
     record = logging.makeLogRecord({"created": 1_700_000_000.042, "msecs": 42.0, "msg": "x"})
     assert json.loads(logs.JsonFormatter().format(record))["time"] == "2023-11-14T22:13:20.042Z"
+
+
+def test_what_a_peer_says_cannot_forge_a_line_or_reach_the_terminal() -> None:
+    record = logging.LogRecord(
+        "hedgerow", logging.INFO, __file__, 1, "Node leaves: %s", ("bye\x1b[31m\nINFO hedgerow forged",), None
+    )
+    first, second = logs.TextFormatter().format(record).splitlines()
+    assert first.endswith("bye\\x1b[31m")
+    assert second == "    INFO hedgerow forged"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -142,5 +141,5 @@ def test_pem_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
 
 
 def test_root_certificates_that_are_none_are_refused() -> None:
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ConfigError, match="not certificates"):
         https_client(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

@@ -15,7 +15,7 @@ from hedgerow import logs
 from hedgerow.client.launch import DEFAULT_FLEET_PORT, EXIT_USAGE, ClientOptions, run
 from hedgerow.client.worker_process import WorkerCommand
 from hedgerow.errors import ConfigError
-from hedgerow.security import read_pem
+from hedgerow.security import https_client, read_pem
 from hedgerow.wire.channel import Address
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,12 @@ def main(argv: list[str] | None = None) -> int:
                 "Give --root-certificates with the PEM file of the authority that signed the server's certificate, or --insecure "
                 "to connect without encryption."
             )
+        root_certificates = read_pem(args.root_certificates) if args.root_certificates else None
+        if root_certificates is not None:
+            https_client(root_certificates)
         options = ClientOptions(
             server=Address.parse(args.server, DEFAULT_FLEET_PORT),
-            root_certificates=read_pem(args.root_certificates) if args.root_certificates else None,
+            root_certificates=root_certificates,
             name=args.name,
             state_dir=args.state_dir,
             max_parallel=args.max_parallel,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib.metadata
 import logging
 import os
@@ -125,4 +126,6 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"flower-server: {error}", file=sys.stderr)
         return 2
+    # Freeing every object one by one at exit took longer than stopping the server.
+    gc.freeze()
     return 0

@@ -101,7 +101,11 @@ class Delivery:
                     return
                 log.error("The server refuses the result of the %s: %s", entry.label, error)
                 refused = reply_to_proto(Reply(Outcome.INVALID_RESULT, f"The server refused the result: {error}"))
-                self._outbox.put(entry.task_id, entry.run_id, entry.label, refused, None, None)
+                try:
+                    self._outbox.put(entry.task_id, entry.run_id, entry.label, refused, None, None)
+                except OSError as problem:
+                    log.error("The refusal of the %s cannot be kept (%s); it will be tried again", entry.label, problem)
+                    await self._retry(session, backoff.next())
             except HedgerowError as error:
                 seconds = backoff.next()
                 log.debug("The result of the %s could not be sent (%s); again in %.1f s", entry.label, error, seconds)

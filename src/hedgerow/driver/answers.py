@@ -30,6 +30,8 @@ Ins: TypeAlias = GetPropertiesIns | GetParametersIns | FitIns | EvaluateIns
 Download: TypeAlias = Callable[[Payload], Parameters]
 
 LATE = "late"
+TIME_IS_UP = "the round's time is up"
+"""With this reason the server cancels a task whose client was too late."""
 BAD_UPDATE = "bad_update"
 _TEXTS = {
     Outcome.NOT_IMPLEMENTED: "the client has no such method",
@@ -47,13 +49,15 @@ def reason_of(error: Exception) -> str:
 
 def failure_of(node: str, kind: str, reply: Reply) -> TaskFailed:
     """The failure that a reply is."""
+    if reply.outcome is Outcome.CANCELLED and reply.message == TIME_IS_UP:  # before the driver was restarted
+        return TaskFailed("no answer in time", node=node, kind=kind, reason=LATE)
     text = reply.message or _TEXTS.get(reply.outcome, "the task failed")
     return TaskFailed(text, node=node, kind=kind, reason=str(reply.outcome), traceback=reply.traceback)
 
 
-def late(node: str, kind: str, timeout: float | None) -> TaskFailed:
+def late(node: str, kind: str, within: str) -> TaskFailed:
     """The failure of a client that did not answer in time."""
-    return TaskFailed(f"no answer within {timeout:g} s", node=node, kind=kind, reason=LATE)
+    return TaskFailed(f"no answer within {within}", node=node, kind=kind, reason=LATE)
 
 
 def _parameters(reply: Reply, download: Download) -> Parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 
 from hedgerow.errors import WaitTimeout
 from hedgerow.sampling import derive_seed, sample
@@ -122,6 +123,16 @@ class SimpleClientManager(ClientManager):
         """The choices of this round follow from the run's seed and are counted from the beginning."""
         with self._condition:
             self._run_seed, self._round, self._samples = run_seed, server_round, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many choices were made in this round."""
+        with self._condition:
+            return {"samples": self._samples}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on after so many choices."""
+        with self._condition:
+            self._samples = state.get("samples", 0)
 
     def abort(self, error: BaseException) -> None:
         """The run cannot go on: whoever waits gets this error."""

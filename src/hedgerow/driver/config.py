@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import Field, dataclass, fields
 
 from hedgerow.errors import ConfigError
 from hedgerow.waits import Limit
@@ -17,11 +18,30 @@ class ServerConfig:
         round_timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
         seed: Seed of the run (64 bits, not negative): fixes who is sampled and what the clients' random generators start from.
             None for a random one, which the log tells.
+        min_fit_results: The quorum of a round: so many updates make it valid, as a number of clients or (a float up to 1.0) as a
+            part of those that were asked. A round that is not valid leaves the parameters and the strategy's state as they were.
+        grace_s: Once as many clients have answered as the quorum says, the others have so many seconds left; who is later counts
+            as late. None: everybody is waited for until ``round_timeout``.
     """
 
     num_rounds: int = 1
     round_timeout: float | None = None
     seed: int | None = None
+    min_fit_results: int | float = 1
+    grace_s: float | None = None
+
+    def __repr__(self) -> str:
+        """As the log shows it: what Flower's has, and what else is not left at its default."""
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for i, f in enumerate(fields(self)) if i < 3 or self._is_set(f)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _is_set(self, which: Field[object]) -> bool:
+        return bool(getattr(self, which.name) != which.default)
+
+    def quorum(self, asked: int) -> int:
+        """How many of the clients that were asked must have given an update."""
+        part = self.min_fit_results
+        return math.ceil(part * asked) if isinstance(part, float) else part
 
     def check(self) -> None:
         """See whether the settings make sense.
@@ -33,6 +53,11 @@ class ServerConfig:
             raise ConfigError(f"num_rounds is {self.num_rounds}; it must not be negative.")
         if self.round_timeout is not None and not self.round_timeout > 0:
             raise ConfigError(f"round_timeout is {self.round_timeout}; give seconds, more than 0, or None for no limit.")
+        part = self.min_fit_results
+        if not (0 < part <= 1 if isinstance(part, float) else part >= 1):
+            raise ConfigError(f"min_fit_results is {part}; give a number of clients from 1, or a part of them up to 1.0.")
+        if self.grace_s is not None and not self.grace_s >= 0:
+            raise ConfigError(f"grace_s is {self.grace_s}; give seconds, at least 0, or None for no such limit.")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0 and less than 2**64.")
 

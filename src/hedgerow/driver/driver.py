@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
@@ -25,9 +25,9 @@ from hedgerow.driver.connection import Connection
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.watcher import Mirror, Watcher
 from hedgerow.errors import HedgerowError, RunEnded
-from hedgerow.records import Instruction, Node, Parameters, Payload, RunState, Scalar, Task, TaskResult
+from hedgerow.records import Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
-from hedgerow.security import Identity, Role
+from hedgerow.security import Identity, Role, https_client
 from hedgerow.waits import Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
@@ -53,6 +53,8 @@ class Driver:
         limits: How long to wait for what.
         run_id: The run; None for a new one.
         identity: Who the driver is; None for a new identity. A run belongs to the driver that opened it.
+        server_id: The state of the server at which the run was opened; "" where that is not known yet.
+        after_result: Results up to this cursor are not needed any longer.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Driver:
         limits: DriverLimits | None = None,
         run_id: str | None = None,
         identity: Identity | None = None,
+        server_id: str = "",
+        after_result: int = 0,
     ) -> None:
         self.limits = limits or DriverLimits()
         self.address = Address.parse(server_address, DEFAULT_PORT)
@@ -72,6 +76,10 @@ class Driver:
         self.run_name = run_name
         self.seed = secrets.randbits(63) if seed is None else seed
         self.identity = identity or Identity.fresh(Role.DRIVER)
+        self._server_id = server_id
+        self._after_result = after_result
+        if root_certificates is not None:
+            https_client(root_certificates)  # refuses what is no certificate, before anything is opened
         self._root_certificates = root_certificates
         self._reconnect = self.limits.limit("reconnect_s")
         self._connection = Connection(self.address, root_certificates, self.identity, self.limits.call_s)
@@ -90,9 +98,9 @@ class Driver:
         """
         tls = self._root_certificates is not None
         self._payloads = Payloads(self._connection, self.run_id, self._root_certificates, self._reconnect)
-        request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed)
+        request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed, server_id=self._server_id)
         silent = self.limits.limit("watch_silent_s")
-        self._watcher = Watcher(self._connection, request, silent, self._reconnect, self._payloads.use)
+        self._watcher = Watcher(self._connection, request, silent, self._reconnect, self._payloads.use, self._after_result)
         connect = self.limits.limit("connect_s")
         try:
             self._connection.open()
@@ -111,8 +119,13 @@ class Driver:
     @property
     def mirror(self) -> Mirror:
         """Nodes and results as the server pushes them."""
+        return self.watcher.mirror
+
+    @property
+    def watcher(self) -> Watcher:
+        """What follows the run."""
         assert self._watcher is not None, "connect() comes first"
-        return self._watcher.mirror
+        return self._watcher
 
     def nodes(self) -> list[Node]:
         """The available nodes, ordered by name."""
@@ -135,6 +148,17 @@ class Driver:
         """Count this round's tasks from the beginning, so that a restarted driver derives the same ids again."""
         with self._lock:
             self._sequences = Counter({key: count for key, count in self._sequences.items() if key[0] != round})
+
+    def sequences(self, round: int) -> list[tuple[str, str, int]]:
+        """How many tasks of this round were made so far: node id, kind, number."""
+        with self._lock:
+            return [(node_id, kind, count) for (at, node_id, kind), count in self._sequences.items() if at == round]
+
+    def continue_round(self, round: int, sequences: Iterable[tuple[str, str, int]]) -> None:
+        """Count this round's tasks on from where another process of the same run was."""
+        with self._lock:
+            for node_id, kind, count in sequences:
+                self._sequences[round, node_id, kind] = count
 
     def task(
         self,
@@ -169,6 +193,7 @@ class Driver:
         """
         for task in tasks:
             self.mirror.expect(task.task_id)
+        self._log_away({task.node_id for task in tasks})
         batch: list[records_pb2.Task] = []
         size = 0
         for message in map(convert.task_to_proto, tasks):
@@ -180,6 +205,11 @@ class Driver:
         if batch:
             self._push(batch)
         return list(tasks)
+
+    def _log_away(self, node_ids: set[str]) -> None:
+        for node in self.nodes():
+            if node.node_id in node_ids and node.state is NodeState.AWAY:
+                log.warning("Node %s is not connected now: its task waits until it comes back or counts as lost", node.name)
 
     def expect(self, task: Task) -> Future[TaskResult]:
         """The future of a task's result, which cannot be cancelled; it fails with :class:`RunEnded` and the like."""
@@ -218,6 +248,16 @@ class Driver:
         assert self._payloads is not None, "connect() comes first"
         return self._payloads.upload(parameters)
 
+    def adopt(self, parameters: Parameters, payload: Payload) -> None:
+        """These parameters are at the server under this name already: an earlier process of the run brought them there."""
+        assert self._payloads is not None, "connect() comes first"
+        self._payloads.adopt(parameters, payload)
+
+    def forget(self, parameters: Parameters) -> None:
+        """These parameters are not at the server, whatever :meth:`adopt` said."""
+        assert self._payloads is not None, "connect() comes first"
+        self._payloads.forget(parameters)
+
     def download(self, payload: Payload) -> Parameters:
         """The parameters that a result names, as read-only views."""
         assert self._payloads is not None, "connect() comes first"
@@ -229,13 +269,15 @@ class Driver:
         if ids:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
-    def acknowledge(self, round: int) -> None:
+    def acknowledge(self, round: int, manifest: str = "") -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        Blobs stay whose parameters are still in use here.
+        Blobs stay whose parameters are still in use here. The manifest, one line of JSON, is kept at the server.
         """
         assert self._payloads is not None, "connect() comes first"
-        request = driver_pb2.AcknowledgeRoundRequest(run_id=self.run_id, round=round, keep=self._payloads.digests())
+        request = driver_pb2.AcknowledgeRoundRequest(
+            run_id=self.run_id, round=round, keep=self._payloads.digests(), manifest=manifest
+        )
         self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
         self.mirror.forget(round)
 
@@ -265,7 +307,8 @@ class Driver:
         self._connection.call_later(seconds, callback)
 
     def __enter__(self) -> Driver:
-        self.connect()
+        if self._watcher is None:
+            self.connect()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -10,11 +10,13 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import (
+    TIME_IS_UP,
     Ins,
     evaluate_res,
     failure_of,
@@ -25,12 +27,16 @@ from hedgerow.driver.answers import (
     late,
     reason_of,
 )
+from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
-from hedgerow.driver.results import Results
-from hedgerow.errors import BadUpdate, InvalidArgument, TaskFailed, WaitTimeout
+from hedgerow.driver.journal import Journal
+from hedgerow.driver.results import Measure, Results
+from hedgerow.driver.sent import Again, SentBatches
+from hedgerow.errors import BadUpdate, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
 from hedgerow.records import (
     Blob,
+    Config,
     EvaluateIns,
     EvaluateRes,
     FitIns,
@@ -47,12 +53,13 @@ from hedgerow.records import (
     Task,
     TaskResult,
 )
-from hedgerow.strategy.clients import ClientProxy
+from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.waits import Limit, wait_future
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", FitRes, EvaluateRes)
+I = TypeVar("I", FitIns, EvaluateIns)  # noqa: E741
 DOWNLOADS_AT_ONCE = 4
 
 
@@ -66,6 +73,15 @@ class Exchange(Protocol):
     def start_round(self, server_round: int) -> None:
         """What is asked from now on belongs to this round; 0 is before the first."""
 
+    def sent_fit(self, parameters: Parameters) -> list[tuple[ClientProxy, FitIns]] | None:
+        """How an earlier process of this run has let clients train in this round; None if it has not.
+
+        Asked once before each training and each evaluation, with the run's parameters.
+        """
+
+    def sent_evaluate(self, parameters: Parameters) -> list[tuple[ClientProxy, EvaluateIns]] | None:
+        """The same for evaluation."""
+
     def fit(
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
     ) -> Results[FitRes]:
@@ -74,8 +90,8 @@ class Exchange(Protocol):
     def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
         """Let clients evaluate."""
 
-    def finish_round(self, server_round: int) -> None:
-        """The round's results are not needed any longer."""
+    def finish_round(self, server_round: int, manifest: str = "") -> None:
+        """The round's results are not needed any longer. The manifest says what came of whom."""
 
 
 class NodeProxy(ClientProxy):
@@ -115,12 +131,29 @@ class NodeProxy(ClientProxy):
 
 
 class DriverExchange:
-    """Carries instructions out as tasks of the driver's run."""
+    """Carries instructions out as tasks of the driver's run.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        driver: The run.
+        manager: Who is available.
+        journal: Where batches are noted before they are sent, so that the run can be taken up again.
+        config: When a round waits no longer for stragglers.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        manager: ClientManager | None = None,
+        journal: Journal | None = None,
+        config: ServerConfig | None = None,
+    ) -> None:
         self.driver = driver
+        self._config = config or ServerConfig()
         self._round = 0
         self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
+        self._manager = manager
+        self._sent = SentBatches(driver, journal, manager)
+        self._again: Again | None = None
 
     @property
     def run_seed(self) -> int:
@@ -132,9 +165,9 @@ class DriverExchange:
         self._round = server_round
         self.driver.start_round(server_round)
 
-    def finish_round(self, server_round: int) -> None:
-        """Clients may drop the round's results, and the server its blobs."""
-        self.driver.acknowledge(server_round)
+    def finish_round(self, server_round: int, manifest: str = "") -> None:
+        """Clients may drop the round's results, and the server its blobs; the server keeps the manifest."""
+        self.driver.acknowledge(server_round, manifest)
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""
@@ -154,10 +187,32 @@ class DriverExchange:
             reply = wait_future(self.driver.expect(task), limit, f"{task.instruction.kind} of {client.cid}").reply
         except WaitTimeout:
             self.driver.cancel([task], "no answer in time")
-            raise late(client.cid, task.instruction.kind, timeout) from None
+            raise late(client.cid, task.instruction.kind, f"{timeout:g} s") from None
         if reply.outcome not in accept:
             raise failure_of(client.cid, task.instruction.kind, reply)
         return reply
+
+    def sent_fit(self, parameters: Parameters) -> list[tuple[ClientProxy, FitIns]] | None:
+        """How an earlier process of this run has let clients train in this round."""
+        return self._recall(Kind.FIT, parameters, FitIns)
+
+    def sent_evaluate(self, parameters: Parameters) -> list[tuple[ClientProxy, EvaluateIns]] | None:
+        """How an earlier process of this run has let clients evaluate in this round."""
+        return self._recall(Kind.EVALUATE, parameters, EvaluateIns)
+
+    def _recall(
+        self, kind: Kind, parameters: Parameters, make: Callable[[Parameters, Config], I]
+    ) -> list[tuple[ClientProxy, I]] | None:
+        self._again = again = self._sent.recall(self._round, kind, parameters)
+        if again is None:
+            return None
+        instructions = [make(one, config) for one, config in again.instructions]
+        return [(self._proxy(node), instructions[index]) for node, index in again.nodes]
+
+    def _proxy(self, node: Node) -> NodeProxy:
+        """The client as the manager knows it, or one of its own where it is not available now."""
+        known = None if self._manager is None else self._manager.all().get(node.name)
+        return known if isinstance(known, NodeProxy) and known.node_id == node.node_id else NodeProxy(node, self)
 
     def fit(
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
@@ -173,34 +228,81 @@ class DriverExchange:
     def _ask_all(
         self,
         kind: Kind,
-        instructions: Sequence[tuple[ClientProxy, Ins]],
+        instructions: Sequence[tuple[ClientProxy, FitIns | EvaluateIns]],
         answers: Sequence[Callable[[Reply], R]],
         timeout: float | None,
     ) -> Results[R]:
         clients = [_node_proxy(client) for client, _ in instructions]
+        sequences = self.driver.sequences(self._round)
         tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
-        results: Results[R] = Results(
-            clients, partial(_log_completed, kind, self._round), partial(_log_failed, kind, self._round)
-        )
-        self.driver.push(tasks)
+        again, self._again = self._again, None
+        if again is None:
+            noted = [
+                (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
+            ]
+            not_asked = self._sent.note(self._round, kind, noted, sequences)
+        else:
+            not_asked = again.not_asked
+        results: Results[R] = self._results(kind, clients, tasks)
+        results.not_asked = not_asked
+        self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
         if timeout is not None:
-            # The timer outlives the round; it must not keep the round's results.
-            expiring = weakref.ref(results)
-            self.driver.call_later(timeout, lambda: self._expire(expiring(), tasks, kind, timeout))
+            self._expire_later(timeout, weakref.ref(results), tasks, partial(late, kind=kind, within=f"{timeout:g} s"))
         for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             # A future keeps its callbacks when it is done; the list lets go of the results.
             self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
         return results
 
+    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task]) -> Results[R]:
+        """An empty sequence of results, which waits for stragglers no longer than the grace time."""
+        quorum, grace_s = min(self._config.quorum(len(clients)), len(clients)), self._config.grace_s
+        itself: list[weakref.ref[Results[R]]] = []
+
+        def reached() -> None:
+            assert grace_s is not None
+            within = f"{grace_s:g} s after {quorum} of {len(clients)} clients"
+            self._expire_later(grace_s, itself[0], tasks, partial(late, kind=kind, within=within))
+
+        results: Results[R] = Results(
+            clients,
+            partial(_log_completed, kind, self._round),
+            partial(_log_failed, kind, self._round),
+            None if grace_s is None else quorum,
+            reached,
+        )
+        itself.append(weakref.ref(results))
+        return results
+
+    def _push(self, tasks: list[Task], parameters: Sequence[Parameters], again: bool) -> None:
+        try:
+            self.driver.push(tasks)
+        except PermissionDenied:
+            if not again:
+                raise
+            # Tasks that were not sent after all, and the server has dropped the parameters meanwhile: bring them there again.
+            for one in parameters:
+                self.driver.forget(one)
+            for index, one in enumerate(parameters):
+                ins = replace(tasks[index].instruction, parameters=self.driver.upload(one))
+                tasks[index] = replace(tasks[index], instruction=ins)
+            self.driver.push(tasks)
+
     def _task(self, client: NodeProxy, ins: Ins) -> Task:
         parameters: Parameters | None = getattr(ins, "parameters", None)
         return self.driver.task(client.node, kind_of(ins), round=self._round, config=ins.config, parameters=parameters)
 
-    def _expire(self, results: Results[R] | None, tasks: Sequence[Task], kind: Kind, timeout: float) -> None:
-        if results is None:
-            return
-        indices = results.expire(lambda client: late(client.cid, kind, timeout))
-        self.driver.cancel([tasks[index] for index in indices], "the round's time is up")
+    def _expire_later(
+        self, seconds: float, expiring: weakref.ref[Results[R]], tasks: Sequence[Task], error: Callable[[str], TaskFailed]
+    ) -> None:
+        """After some seconds, whoever has not answered is late. The timer outlives the round; it does not keep its results."""
+
+        def expire() -> None:
+            results = expiring()
+            if results is not None:
+                indices = results.expire(lambda client: error(client.cid))
+                self.driver.cancel([tasks[index] for index in indices], TIME_IS_UP)
+
+        self.driver.call_later(seconds, expire)
 
     def _arrived(
         self, holder: list[Results[R]], index: int, node: str, answer: Callable[[Reply], R], future: Future[TaskResult]
@@ -213,7 +315,12 @@ class DriverExchange:
             return
         result = future.result(0)
         if not results.arrived(index):
+            if result.reply.outcome is Outcome.OK:
+                log.info("%s_round %s: the result of %s came too late and is not used", result.kind, result.round, node)
             return
+        payload = result.reply.parameters
+        size = payload.size if isinstance(payload, Blob) else len(payload or b"")
+        results.measures[index] = Measure(size, result.reply.duration_s)
         if result.reply.outcome is not Outcome.OK:
             results.fail(index, failure_of(node, result.kind, result.reply))
         elif isinstance(result.reply.parameters, Blob):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pprint
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
 
+from hedgerow.errors import CorruptData
 from hedgerow.records import Metrics, Scalar
 
 
@@ -36,6 +38,7 @@ class History:
         metrics_distributed: The same for the clients' evaluations.
         metrics_centralized: The same for the strategy's own evaluations.
         failures: For each round with failures, the clients that failed, and why.
+        invalid_rounds: For each round that did not reach its quorum, why.
     """
 
     def __init__(self) -> None:
@@ -45,6 +48,7 @@ class History:
         self.metrics_distributed: dict[str, list[tuple[int, Scalar]]] = {}
         self.metrics_centralized: dict[str, list[tuple[int, Scalar]]] = {}
         self.failures: dict[int, list[NodeFailure]] = {}
+        self.invalid_rounds: dict[int, str] = {}
 
     def add_loss_distributed(self, server_round: int, loss: float) -> None:
         """Note the loss of the clients' evaluations."""
@@ -71,6 +75,28 @@ class History:
         for failure in failures:
             self.failures.setdefault(server_round, []).append(failure)
 
+    def add_invalid_round(self, server_round: int, reason: str) -> None:
+        """Note that a round did not count."""
+        self.invalid_rounds[server_round] = reason
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was noted, as plain values that :meth:`load_state_dict` takes back."""
+        state = {name: _copy(value) for name, value in vars(self).items()}
+        state["failures"] = {number: [list(astuple(one)) for one in some] for number, some in self.failures.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave.
+
+        Raises:
+            CorruptData: It is not that.
+        """
+        if set(state) != set(vars(self)):
+            raise CorruptData(f"A history has {sorted(vars(self))}, not {sorted(state)}.")
+        for name, value in state.items():
+            setattr(self, name, _copy(value))
+        self.failures = {number: [NodeFailure(*one) for one in some] for number, some in state["failures"].items()}
+
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, History) else NotImplemented
 
@@ -91,7 +117,19 @@ class History:
         for server_round, failures in self.failures.items():
             lines = (f"\tround {server_round}: {f.kind} of {f.node} ({f.reason}): {f.message}\n" for f in failures)
             parts.append("History (failures):\n" + "".join(lines))
+        if self.invalid_rounds:
+            lines = (f"\tround {server_round}: {reason}\n" for server_round, reason in self.invalid_rounds.items())
+            parts.append("History (rounds that are not valid):\n" + "".join(lines))
         return "".join(parts)
+
+
+def _copy(value: Any) -> Any:
+    """A series, or a dictionary of series, that does not change when more is noted."""
+    return (
+        {key: list(one) if isinstance(one, list) else one for key, one in value.items()}
+        if isinstance(value, dict)
+        else list(value)
+    )
 
 
 def _add(series: dict[str, list[tuple[int, Scalar]]], server_round: int, metrics: Metrics) -> None:

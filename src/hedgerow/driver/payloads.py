@@ -94,6 +94,16 @@ class Payloads:
             self._known[parameters] = payload  # the server has it: handing it on to a client needs no upload
         return parameters
 
+    def adopt(self, parameters: Parameters, payload: Payload) -> None:
+        """These parameters are at the server under this name already."""
+        with self._lock:
+            self._known[parameters] = payload
+
+    def forget(self, parameters: Parameters) -> None:
+        """These parameters are not at the server: they are uploaded when they are needed next."""
+        with self._lock:
+            self._known.pop(parameters, None)
+
     def digests(self) -> list[str]:
         """Digests of the blobs whose parameters are still in use here."""
         with self._lock:

@@ -20,6 +20,14 @@ ANSWERS = Limit("round_timeout", None)
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """What an answer took: bytes of its parameters, and seconds at the client."""
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A client that gave nothing that could be used."""
 
@@ -37,6 +45,12 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         clients: Who was asked, in order.
         completed: Called once, with the numbers of results and failures, when the last answer is here, before anybody sees that.
         failed: Called for each failure when it happens.
+        enough: After so many results ``reached`` is called; None for never.
+        reached: Called once, for a grace time to begin.
+
+    Attributes:
+        not_asked: Names of clients that were available and not asked.
+        measures: What answers took, by the instruction's index, as far as that is known.
     """
 
     def __init__(
@@ -44,7 +58,11 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         clients: Sequence[ClientProxy],
         completed: Callable[[int, int], None] = lambda results, failures: None,
         failed: Callable[[ClientProxy, Exception], None] = lambda client, error: None,
+        enough: int | None = None,
+        reached: Callable[[], None] = lambda: None,
     ) -> None:
+        self.not_asked: list[str] = []
+        self.measures: dict[int, Measure] = {}
         self._clients = list(clients)
         self._answers: list[R | Failed | None] = [None] * len(self._clients)
         self._arrived = [False] * len(self._clients)
@@ -52,6 +70,8 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         self._error: BaseException | None = None
         self._completed = completed
         self._failed = failed
+        self._enough = enough
+        self._reached = reached
         # Reentrant: what is called back under the lock may look at the sequence.
         self._condition = threading.Condition(threading.RLock())
         if not self._clients:
@@ -99,6 +119,10 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
             if not self._open:
                 failures = len(self._failures_now())
                 self._completed(len(self._clients) - failures, failures)
+            elif self._enough is not None and not isinstance(answer, Failed):
+                self._enough -= 1
+                if self._enough == 0:
+                    self._reached()
             self._condition.notify_all()
             return True
 
@@ -163,6 +187,11 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         """The clients that failed, in the order of the instructions, when all answers are here."""
         self.until_complete()
         return self._failures_now()
+
+    def answers(self) -> list[tuple[ClientProxy, R | Failed]]:
+        """Every client that was asked, with its answer or failure, when all answers are here."""
+        self.until_complete()
+        return [(c, answer) for c, answer in zip(self._clients, self._answers, strict=True) if answer is not None]
 
     def _failures_now(self) -> list[Failed]:
         return [answer for answer in self._answers if isinstance(answer, Failed)]

@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
+from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
+from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.exchange import Exchange
 from hedgerow.driver.history import History, NodeFailure
+from hedgerow.driver.manifest import NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, phase_entries
 from hedgerow.driver.results import Failed, Results
-from hedgerow.errors import ConfigError, TaskFailed
+from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
 from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.strategy.fedavg import FedAvg
@@ -26,6 +29,13 @@ log = logging.getLogger(__name__)
 
 FitRound: TypeAlias = tuple[Parameters | None, Metrics, tuple[FitResults, Failures]]
 EvaluateRound: TypeAlias = tuple[float | None, Metrics, tuple[EvaluateResults, Failures]]
+
+
+class Record(Protocol):
+    """What keeps a run's rounds, so that another process can take the run up."""
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """A round is over; when this returns, it stays so."""
 
 
 class Server:
@@ -43,10 +53,38 @@ class Server:
         self.max_workers: int | None = None
         self.history = History()
         self._exchange: Exchange | None = None
+        self._record: Record | None = None
+        self._taken_up: Checkpoint | None = None
+        self._config = ServerConfig()
+        self._phases: dict[str, list[NodeEntry]] = {}
 
-    def attach(self, exchange: Exchange) -> None:
-        """What carries instructions to clients; :func:`~hedgerow.driver.start_driver` calls this."""
+    def configure(self, config: ServerConfig) -> None:
+        """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
+        self._config = config
+
+    def attach(self, exchange: Exchange, record: Record | None = None) -> None:
+        """What carries instructions to clients, and what keeps rounds; :func:`~hedgerow.driver.start_driver` calls this."""
         self._exchange = exchange
+        self._record = record
+
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Go on after a round that an earlier process of the same run has finished; comes before :meth:`fit`.
+
+        Raises:
+            ConfigError: The checkpoint is another strategy's.
+        """
+        name = type(self.strategy).__name__
+        if checkpoint.strategy != name:
+            raise ConfigError(
+                f"The run was started with the strategy {checkpoint.strategy}, not {name}. Resume it with the same one."
+            )
+        try:
+            self.strategy.load_state_dict(checkpoint.strategy_state)
+        except InvalidArgument as error:
+            raise ConfigError(f"The strategy {name} does not take its state back: {error}") from error
+        self.history.load_state_dict(checkpoint.history)
+        self.parameters = checkpoint.parameters
+        self._taken_up = checkpoint
 
     def set_max_workers(self, max_workers: int | None) -> None:
         """Accepted for code that was written for Flower; all clients work at once here, without a thread for each."""
@@ -72,12 +110,28 @@ class Server:
         return self._exchange
 
     def fit(self, num_rounds: int, timeout: float | None) -> History:
-        """Run all rounds.
+        """Run all rounds, or those that are left where the run is taken up again.
 
         Args:
             num_rounds: How many.
             timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
         """
+        done = self._taken_up
+        if done is None:
+            self._initialize(timeout)
+        else:
+            log.info("Resuming the run after round %s", done.round, extra={"action": "run_resumed", "round": done.round})
+            self.exchange.finish_round(done.round, done.manifest)  # the earlier process may have died before it could say so
+        log.info("FL starting")
+        started = time.perf_counter()
+        for server_round in range(1 if done is None else done.round + 1, num_rounds + 1):
+            self._start_round(server_round)
+            self._run_round(server_round, timeout, started)
+            self._finish_round(server_round)
+        log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
+        return self.history
+
+    def _initialize(self, timeout: float | None) -> None:
         self._start_round(0)
         log.info("Initializing global parameters")
         self.parameters = self._get_initial_parameters(timeout)
@@ -87,15 +141,16 @@ class Server:
             log.info("initial parameters (loss, other metrics): %s, %s", evaluated[0], evaluated[1])
             self.history.add_loss_centralized(0, evaluated[0])
             self.history.add_metrics_centralized(0, evaluated[1])
-        self.exchange.finish_round(0)
-        log.info("FL starting")
-        started = time.perf_counter()
-        for server_round in range(1, num_rounds + 1):
-            self._start_round(server_round)
-            self._run_round(server_round, timeout, started)
-            self.exchange.finish_round(server_round)
-        log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
-        return self.history
+        self._finish_round(0)
+
+    def _finish_round(self, server_round: int) -> None:
+        """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
+        reason = self.history.invalid_rounds.get(server_round, "")
+        manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
+        if self._record is not None:
+            name, state = type(self.strategy).__name__, self.strategy.state_dict()
+            self._record.write(Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest))
+        self.exchange.finish_round(server_round, manifest)
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
         fitted = self.fit_round(server_round, timeout)
@@ -121,7 +176,11 @@ class Server:
         Returns:
             New parameters (None: the old ones stay), metrics, and the results and failures; or None if nobody was asked.
         """
-        instructions = self.strategy.configure_fit(server_round, self.parameters, self._client_manager)
+        instructions = self.exchange.sent_fit(self.parameters)
+        if instructions is None:
+            instructions = self.strategy.configure_fit(server_round, self.parameters, self._client_manager)
+        else:
+            self.strategy.resume_fit(server_round, self.parameters, instructions)
         if not instructions:
             log.info("fit_round %s: no clients selected, cancel", server_round)
             return None
@@ -131,11 +190,16 @@ class Server:
             if id(ins) not in specs:
                 specs[id(ins)] = self.strategy.update_spec(server_round, ins)
         results = self.exchange.fit(instructions, [specs[id(ins)] for _, ins in instructions], timeout)
+        before = self.strategy.state_dict()
         parameters, metrics = self.strategy.aggregate_fit(server_round, results, results.failures)
-        if not self._settled(Kind.FIT, server_round, results):
-            log.warning("fit_round %s: no client gave a result; the parameters stay as they are", server_round)
+        unused = ""
+        if not self._is_valid(server_round, self._settled(Kind.FIT, server_round, results), len(instructions)):
+            self.strategy.load_state_dict(before)
+            parameters, metrics, unused = None, {}, NOT_VALID
         elif parameters is None:
             log.warning("fit_round %s: the strategy gave no new parameters; they stay as they are", server_round)
+            unused = NOT_FOLDED
+        self._phases[str(Kind.FIT)] = phase_entries(results, unused)
         return parameters, metrics, (results, results.failures)
 
     def evaluate_round(self, server_round: int, timeout: float | None) -> EvaluateRound | None:
@@ -144,7 +208,11 @@ class Server:
         Returns:
             Loss (None: there is none), metrics, and the results and failures; or None if nobody was asked.
         """
-        instructions = self.strategy.configure_evaluate(server_round, self.parameters, self._client_manager)
+        instructions = self.exchange.sent_evaluate(self.parameters)
+        if instructions is None:
+            instructions = self.strategy.configure_evaluate(server_round, self.parameters, self._client_manager)
+        else:
+            self.strategy.resume_evaluate(server_round, self.parameters, instructions)
         if not instructions:
             log.info("evaluate_round %s: no clients selected, cancel", server_round)
             return None
@@ -153,6 +221,7 @@ class Server:
         loss, metrics = self.strategy.aggregate_evaluate(server_round, results, results.failures)
         if not self._settled(Kind.EVALUATE, server_round, results):
             log.warning("evaluate_round %s: no client gave a result", server_round)
+        self._phases[str(Kind.EVALUATE)] = phase_entries(results)
         return loss, metrics, (results, results.failures)
 
     def _log_sampled(self, phase: str, server_round: int, instructions: Sequence[tuple[ClientProxy, object]]) -> None:
@@ -164,6 +233,16 @@ class Server:
             self._client_manager.num_available(),
         )
 
+    def _is_valid(self, server_round: int, results: int, asked: int) -> bool:
+        """Whether a round has its quorum."""
+        quorum = self._config.quorum(asked)
+        if results >= quorum:
+            return True
+        what = f"{results} of {asked} clients gave a result, {quorum} are needed" if results else "no client gave a result"
+        log.warning("fit_round %s: %s; the parameters stay as they are", server_round, what, extra={"action": "round_not_valid"})
+        self.history.add_invalid_round(server_round, what)
+        return False
+
     def _settled(self, kind: Kind, server_round: int, results: Results[FitRes] | Results[EvaluateRes]) -> int:
         """Wait for what the strategy did not wait for, note failures, and return the number of results."""
         failures = [_node_failure(kind, failed) for failed in results.failed()]
@@ -171,6 +250,7 @@ class Server:
         return len(results)
 
     def _start_round(self, server_round: int) -> None:
+        self._phases = {str(Kind.FIT): [], str(Kind.EVALUATE): []}
         self.exchange.start_round(server_round)
         self._client_manager.start_round(server_round, self.exchange.run_seed)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import DriverLimits, ServerConfig
-from hedgerow.driver.driver import DEFAULT_SERVER_ADDRESS, Driver
+from hedgerow.driver.driver import DEFAULT_PORT, DEFAULT_SERVER_ADDRESS, Driver
 from hedgerow.driver.exchange import DriverExchange, NodeProxy
 from hedgerow.driver.history import History
+from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.driver.server import Server
-from hedgerow.errors import ConfigError, HedgerowError
-from hedgerow.security import read_pem
+from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition
+from hedgerow.security import Identity, Role, read_pem
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
+from hedgerow.wire.channel import Address
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ def start_driver(
     root_certificates: bytes | str | Path | None = None,
     run_name: str = "",
     limits: DriverLimits | None = None,
+    checkpoint_dir: str | Path | None = None,
+    resume: str | Path | None = None,
 ) -> History:
     """Run one job over the clients that are connected to a server, and return what it gave.
 
@@ -45,9 +51,15 @@ def start_driver(
         root_certificates: The certificate authority: PEM bytes, or the path of a file. Without it the connection is insecure.
         run_name: For people: shown in the server's log and tables.
         limits: How long to wait for what.
+        checkpoint_dir: The run's folder: after each round, all that the next ones depend on is kept there. Made where it is
+            missing.
+        resume: The folder of a run whose driver died. The run goes on in the round in which it was: who was asked is not asked
+            again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments as the
+            first time.
 
     Raises:
-        ConfigError: An argument is wrong.
+        ConfigError: An argument is wrong, or the folder to resume from is another run's.
+        CorruptData: The folder to resume from is damaged.
         WaitTimeout: The server or the clients did not come in time.
         RunEnded: The run was ended by somebody else.
         Exception: Whatever the strategy raises; the run is FAILED then.
@@ -63,19 +75,118 @@ def start_driver(
         raise ConfigError("Give start_driver either a server, or a strategy and a client_manager; the server has its own.")
     if isinstance(root_certificates, str | Path):
         root_certificates = read_pem(Path(root_certificates))
-    driver = Driver(server_address, root_certificates=root_certificates, run_name=run_name, seed=config.seed, limits=limits)
-    with driver:
-        log.info("Starting Flower server, config: %s", config, extra={"action": "run_started", "run": driver.run_id})
-        log.debug("Run %s, seed %s", driver.run_id, driver.seed)
-        exchange = DriverExchange(driver)
-        server.attach(exchange)
-        ClientRegister(driver, exchange, server.client_manager()).follow()
+    Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
+    folder = _open_folder(checkpoint_dir, resume, run_name, config)
+    try:
+        return _Run(server, config, folder, resume is not None).carry_out(server_address, root_certificates, run_name, limits)
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def _open_folder(
+    checkpoint_dir: str | Path | None, resume: str | Path | None, run_name: str, config: ServerConfig
+) -> RunFolder | None:
+    if resume is None:
+        if checkpoint_dir is None:
+            return None
+        seed = secrets.randbits(63) if config.seed is None else config.seed
+        record = RunRecord(secrets.token_hex(16), run_name, seed, Identity.fresh(Role.DRIVER))
+        return RunFolder.create(Path(checkpoint_dir), record)
+    if checkpoint_dir is not None and Path(checkpoint_dir).absolute() != Path(resume).absolute():
+        raise ConfigError(f"A run that is resumed keeps its folder {resume}; give no checkpoint_dir, or the same one.")
+    folder = RunFolder.open(Path(resume))
+    if config.seed not in (None, folder.record.seed):
+        seed = folder.record.seed
+        folder.close()
+        raise ConfigError(f"The run in {resume} has the seed {seed}, not {config.seed}. Give that one, or none.")
+    return folder
+
+
+class _Run:
+    """One call of :func:`start_driver`."""
+
+    def __init__(self, server: Server, config: ServerConfig, folder: RunFolder | None, resumed: bool) -> None:
+        self._server = server
+        self._config = config
+        self._folder = folder
+        self._checkpoint = folder.read_checkpoint() if folder is not None and resumed else None
+
+    def carry_out(self, server_address: str, root_certificates: bytes | None, run_name: str, limits: DriverLimits) -> History:
+        """Open the run, or take it up, and run its rounds."""
+        if self._checkpoint is not None:
+            self._server.take_up(self._checkpoint)  # refuses before anything is sent
+        driver = self._driver(server_address, root_certificates, run_name, limits)
         try:
-            history = server.fit(num_rounds=config.num_rounds, timeout=config.round_timeout)
+            driver.connect()
+        except InvalidTransition:
+            if self._checkpoint is None or self._checkpoint.round < self._config.num_rounds:
+                raise
+            log.info("The run %s had finished already", driver.run_id, extra={"action": "run_finished"})
+            return self._server.history
+        try:
+            self._check(driver)
+        except BaseException:
+            driver.close()  # not ended: the run is not this folder's to end
+            raise
+        with driver:
+            history = self._rounds(driver)
+        _log_history(history)
+        return history
+
+    def _driver(self, address: str, root_certificates: bytes | None, run_name: str, limits: DriverLimits) -> Driver:
+        if self._folder is None:
+            seed = self._config.seed
+            return Driver(address, root_certificates=root_certificates, run_name=run_name, seed=seed, limits=limits)
+        record = self._folder.record
+        return Driver(
+            address,
+            root_certificates=root_certificates,
+            run_name=record.name,
+            seed=record.seed,
+            limits=limits,
+            run_id=record.run_id,
+            identity=record.identity,
+            server_id=record.server_id,
+            after_result=0 if self._checkpoint is None else self._checkpoint.cursor,
+        )
+
+    def _check(self, driver: Driver) -> None:
+        """See whether the server knows of no more rounds than the folder."""
+        if self._folder is None:
+            return
+        kept = 0 if self._checkpoint is None else self._checkpoint.round + 1
+        if driver.watcher.acknowledged_rounds > kept:
+            raise ConfigError(
+                f"The run {driver.run_id} has got further than {self._folder.path} knows: the server has released "
+                f"{driver.watcher.acknowledged_rounds} rounds, the folder holds {kept}. Resume from the run's own, newest folder."
+            )
+        self._folder.note_server(driver.watcher.server_id)
+
+    def _rounds(self, driver: Driver) -> History:
+        log.info("Starting Flower server, config: %s", self._config, extra={"action": "run_started", "run": driver.run_id})
+        log.debug("Run %s, seed %s", driver.run_id, driver.seed)
+        manager, folder = self._server.client_manager(), self._folder
+        exchange = DriverExchange(driver, manager, None if folder is None else folder.journal, self._config)
+        self._server.configure(self._config)
+        self._server.attach(exchange, None if folder is None else _Record(folder, driver))
+        ClientRegister(driver, exchange, manager).follow()
+        try:
+            return self._server.fit(num_rounds=self._config.num_rounds, timeout=self._config.round_timeout)
         finally:
             exchange.close()
-    _log_history(history)
-    return history
+
+
+class _Record:
+    """Keeps rounds in the run's folder."""
+
+    def __init__(self, folder: RunFolder, driver: Driver) -> None:
+        self._folder = folder
+        self._driver = driver
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Everything that came so far belongs to this round or an earlier one."""
+        self._folder.write_checkpoint(checkpoint, self._driver.mirror.cursor)
 
 
 def _log_history(history: History) -> None:

@@ -149,6 +149,11 @@ class Watcher:
         silent: How long the stream may say nothing.
         reconnect: How long the server may be away.
         data_plane_changed: Told where blobs travel whenever the run has been opened or taken up.
+        after_result: Results up to this cursor are not needed.
+
+    Attributes:
+        server_id: Identifies the server's state.
+        acknowledged_rounds: How many rounds the server knows to be safe with the driver, counting round 0.
     """
 
     def __init__(
@@ -158,14 +163,17 @@ class Watcher:
         silent: Limit,
         reconnect: Limit,
         data_plane_changed: Callable[[DataPlane], None],
+        after_result: int = 0,
     ) -> None:
         self.mirror = Mirror()
+        self.mirror.cursor = after_result
         self._connection = connection
         self._request = request
         self._silent = silent
         self._reconnect = reconnect
         self._data_plane_changed = data_plane_changed
-        self._server_id = ""
+        self.server_id = request.server_id
+        self.acknowledged_rounds = 0
         self._heard = False
 
     async def open_run(self, limit: Limit) -> None:
@@ -176,10 +184,11 @@ class Watcher:
             WaitTimeout: The server was away for longer than the limit.
         """
         # A new run is refused by a server that is full; one that goes on waits for space.
-        reply = await self._connection.call("CreateRun", self._request, limit, patient=bool(self._server_id))
-        if self._server_id not in ("", reply.server_id):
+        reply = await self._connection.call("CreateRun", self._request, limit, patient=bool(self.server_id))
+        if self.server_id not in ("", reply.server_id):
             raise NotFound(f"The server at {self._connection.address.text} has another state now and does not know this run.")
-        self._server_id = reply.server_id
+        self.server_id = self._request.server_id = reply.server_id
+        self.acknowledged_rounds = reply.acknowledged_rounds
         self._data_plane_changed(convert.data_plane_from_proto(reply.data_plane))
 
     async def follow(self) -> None:

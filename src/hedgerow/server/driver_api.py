@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from hedgerow.errors import InvalidArgument
+from hedgerow.errors import InvalidArgument, NotFound
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
+from hedgerow.server import bounds
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -64,10 +65,16 @@ class Driver(driver_pb2_grpc.DriverServicer):
         run_id = convert.check_id("run_id", request.run_id)
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
+        if request.server_id not in ("", self._store.server_id):
+            raise NotFound(f"The run {run_id} was opened at a server with another state; this one does not know it.")
         state = await self._store.create_run(who, run_id, request.name, request.seed)
+        run = await self._store.check_run(who, run_id)
         log.info("Run %s opened by a driver at %s", _label(run_id, request.name), context.peer(), extra={"action": "run_opened"})
         return driver_pb2.CreateRunReply(
-            server_id=self._store.server_id, state=convert.run_state_to_proto(state), data_plane=self._data_plane
+            server_id=self._store.server_id,
+            state=convert.run_state_to_proto(state),
+            data_plane=self._data_plane,
+            acknowledged_rounds=run.acknowledged_round + 1,
         )
 
     @call(Role.DRIVER)
@@ -75,6 +82,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.PushTasksRequest, context: Context, who: Identity
     ) -> driver_pb2.PushTasksReply:
         """Queue tasks; those for connected nodes go out at once."""
+        bounds.check_ids("tasks", request.tasks)
+        for message in request.tasks:
+            bounds.check_payload(message.instruction, self._data_plane.inline_max_bytes)
         tasks = [convert.task_from_proto(task) for task in request.tasks]
         foreign = next((task for task in tasks if task.run_id != request.run_id), None)
         if foreign is not None:
@@ -96,6 +106,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.CancelTasksRequest, context: Context, who: Identity
     ) -> driver_pb2.CancelTasksReply:
         """End tasks that are not final yet."""
+        bounds.check_ids("task_ids", request.task_ids)
+        bounds.check_reason(request.reason)
         cancelled = await self._store.cancel_tasks(who, request.run_id, list(request.task_ids), request.reason)
         self._notifier.cancelled([request.run_id], cancelled.notify, request.reason)
         return driver_pb2.CancelTasksReply(cancelled=cancelled.count)
@@ -105,6 +117,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.WatchRequest, context: Context, who: Identity
     ) -> None:
         """Push node changes and results as they happen, until the run ends or the driver goes."""
+        if max(request.after_result, request.after_node_version) > bounds.MAX_CURSOR:
+            raise InvalidArgument(f"A cursor is at most {bounds.MAX_CURSOR}.")
         await self._store.check_run(who, request.run_id)
         await self._store.run_seen(request.run_id, True)
         try:
@@ -143,8 +157,14 @@ class Driver(driver_pb2_grpc.DriverServicer):
 
     async def _send_results(self, context: Context, run_id: str, cursor: int) -> int:
         while results := await self._store.results_after(run_id, cursor, RESULTS_A_MESSAGE):
-            message = driver_pb2.Results(results=map(convert.result_to_proto, results))
-            await context.write(driver_pb2.WatchEvent(results=message))
+            message = driver_pb2.Results()
+            for result in results:
+                message.results.append(convert.result_to_proto(result))
+                if message.ByteSize() >= bounds.WATCH_MESSAGE_BYTES:
+                    await context.write(driver_pb2.WatchEvent(results=message))
+                    message = driver_pb2.Results()
+            if message.results:
+                await context.write(driver_pb2.WatchEvent(results=message))
             cursor = results[-1].cursor
         return cursor
 
@@ -173,7 +193,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep))
+        if "\n" in request.manifest:
+            raise InvalidArgument(f"The manifest of round {request.round} has more than one line.")
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), request.manifest)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
         return driver_pb2.AcknowledgeRoundReply()
@@ -183,6 +205,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.EndRunRequest, context: Context, who: Identity
     ) -> driver_pb2.EndRunReply:
         """End a run."""
+        bounds.check_reason(request.message)
         state = convert.run_state_from_proto(request.state)
         if state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED):
             raise InvalidArgument(f"A run cannot end as {state}.")

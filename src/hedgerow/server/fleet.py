@@ -8,9 +8,10 @@ import logging
 
 import grpc.aio
 
-from hedgerow.errors import InvalidArgument, NotFound, WaitTimeout
+from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, WaitTimeout
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
+from hedgerow.server import bounds
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -99,6 +100,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             raise InvalidArgument(f"The hello is from node {hello.node_id!r}, the call from {who.id!r}.")
         if not 0 < len(hello.name) <= MAX_NAME_CHARS or not hello.name.isprintable():
             raise InvalidArgument(f"A node's name has 1 to {MAX_NAME_CHARS} printable characters, not {hello.name[:200]!r}.")
+        bounds.check_ids("running", hello.running)
+        bounds.check_ids("finished", hello.finished)
         return hello
 
     def _welcome(self, session: NodeSession) -> fleet_pb2.SessionDown:
@@ -130,13 +133,19 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     async def _read(self, session: NodeSession, context: Context) -> None:
         """Take in what the client says until it ends the stream."""
-        while (message := await context.read()) is not grpc.aio.EOF:
-            session.last_heard = asyncio.get_running_loop().time()
-            if message.WhichOneof("event") == "leave":
-                leave: fleet_pb2.Leave = message.leave
-                log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
-                await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back))
-        session.end()
+        try:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                session.last_heard = asyncio.get_running_loop().time()
+                if message.WhichOneof("event") == "leave":
+                    leave: fleet_pb2.Leave = message.leave
+                    bounds.check_reason(leave.reason)
+                    bounds.check_ids("handed_back", leave.handed_back)
+                    log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
+                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back))
+        except HedgerowError as error:
+            log.warning("The session of node %s ends: %s", session.name, error)
+        finally:
+            session.end()
 
     async def _closed(self, session: NodeSession) -> None:
         await until_stored(lambda: self._store.close_session(session.who.id, session.epoch), f"node {session.name} disconnected")
@@ -166,6 +175,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.CompleteTaskReply:
         """Take in the result of a task, once."""
         session = self._sessions.of(who, request.epoch)
+        bounds.check_payload(request.reply, self._data_plane.inline_max_bytes)
         reply = convert.reply_from_proto(request.reply)
         completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
         if completed.accepted:

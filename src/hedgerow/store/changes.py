@@ -104,6 +104,7 @@ class RunInfo:
     """A run as people see it. Times are Unix time in seconds; ``ended_at`` is None while it is open.
 
     ``last_seen`` is the last sign of life of its driver, ``watched`` whether that is connected now.
+    ``acknowledged_round`` and all rounds before it are safe with the driver; -1 for none.
     """
 
     run_id: str
@@ -115,6 +116,7 @@ class RunInfo:
     ended_at: float | None
     last_seen: float
     watched: bool
+    acknowledged_round: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import Outcome, Reply, RunState
@@ -15,7 +15,7 @@ from hedgerow.store.changes import Acknowledged, Ended, Release
 from hedgerow.store.runs import find_run, own_run
 from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_run
 
-_RUNS, _RESULTS = schema.runs.c, schema.results.c
+_RUNS, _RESULTS, _LINES = schema.runs.c, schema.results.c, schema.manifests.c
 _NO_ROUND = 2**62
 
 
@@ -27,15 +27,40 @@ class End:
     message: str
 
 
-def acknowledge_round(connection: Connection, who: Identity, run_id: str, round: int, keep: Sequence[str]) -> Acknowledged:
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A round that is safe with its driver: the blobs to keep, and its line of the manifest, "" for none."""
+
+    round: int
+    keep: Sequence[str]
+    manifest: str = ""
+
+
+def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over) -> Acknowledged:
     """See :meth:`hedgerow.store.store.Store.acknowledge_round`."""
     run = own_run(connection, who, run_id)
     if RunState(run.state).final:
         return Acknowledged([], [])  # everything is released already
+    round = over.round
+    if over.manifest:
+        _keep_manifest(connection, run_id, round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
     released = _release(connection, run_id, round)
-    return Acknowledged(released, references.drop(connection, run_id, round, frozenset(keep)))
+    return Acknowledged(released, references.drop(connection, run_id, round, frozenset(over.keep)))
+
+
+def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[str]:
+    """See :meth:`hedgerow.store.store.Store.manifest`."""
+    which = select(_LINES.line).where(_LINES.run_id == run_id, _LINES.round > after_round).order_by(_LINES.round).limit(limit)
+    return list(connection.execute(which).scalars())
+
+
+def _keep_manifest(connection: Connection, run_id: str, round: int, line: str) -> None:
+    """The line that came first stays."""
+    here = select(_LINES.round).where(_LINES.run_id == run_id, _LINES.round == round)
+    if connection.execute(here).first() is None:
+        connection.execute(insert(schema.manifests).values(run_id=run_id, round=round, line=line))
 
 
 def end_run(connection: Connection, who: Identity | None, run_id: str, end: End, now: float) -> Ended:

@@ -149,6 +149,7 @@ def run_info(row: Row) -> RunInfo:
         row.ended_at,
         row.last_seen,
         row.watched,
+        row.acknowledged_round,
     )
 
 

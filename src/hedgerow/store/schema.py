@@ -167,6 +167,16 @@ blob_refs = Table(
 )
 
 
+# What came of each node in a round: one line of JSON, as the driver said it when it acknowledged the round.
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("line", Text, nullable=False),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a database says about itself."""

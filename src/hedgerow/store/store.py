@@ -184,15 +184,23 @@ class Store:
         now = self._clock.now()
         return await self._write(lambda c: rounds.end_run(c, who, run_id, rounds.End(state, message), now))
 
-    async def acknowledge_round(self, who: Identity, run_id: str, round: int, keep: Sequence[str]) -> Acknowledged:
+    async def acknowledge_round(
+        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: str = ""
+    ) -> Acknowledged:
         """This round and all before it are safe with the driver: outbox entries and blobs not in ``keep`` may go.
+
+        The manifest is the round's line, which is kept with the run; of several the first stays.
 
         Raises:
             NotFound: There is no such run.
             PermissionDenied: It is another driver's.
             Unauthenticated: The driver is known with another secret.
         """
-        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, round, keep))
+        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, rounds.Over(round, keep, manifest)))
+
+    async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[str]:
+        """What came of each node in the run's rounds after this one: a line of JSON for each round, in order."""
+        return await self._read(lambda c: rounds.manifest(c, run_id, after_round, limit))
 
     # --- tasks ------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ fake in a test).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from hedgerow.records import (
     EvaluateIns,
@@ -105,6 +106,13 @@ class ClientManager(ABC):
         self, server_round: int, run_seed: int
     ) -> None:
         """A round begins. Managers whose choice is seeded take the seed from here; others need not care."""
+
+    def state_dict(self) -> dict[str, int]:
+        """What the next choice of this round depends on, besides the run's seed and who is available."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:  # noqa: B027
+        """Go on as a manager that had this state; the round has begun before."""
 
     def abort(self, error: BaseException) -> None:  # noqa: B027
         """The run cannot go on: whoever waits for clients must get this error. Managers that never wait need not care."""

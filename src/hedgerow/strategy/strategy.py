@@ -66,8 +66,26 @@ class Strategy(ABC):
         """
         return UpdateSpec()
 
+    def resume_fit(  # noqa: B027 (optional, so not abstract)
+        self, server_round: int, parameters: Parameters, instructions: Sequence[tuple[ClientProxy, FitIns]]
+    ) -> None:
+        """Called in place of :meth:`configure_fit` when a run is taken up in a round in which the instructions were sent.
+
+        A strategy whose ``configure_fit`` notes something for ``aggregate_fit`` notes it here, too.
+        """
+
+    def resume_evaluate(  # noqa: B027
+        self, server_round: int, parameters: Parameters, instructions: Sequence[tuple[ClientProxy, EvaluateIns]]
+    ) -> None:
+        """The same for :meth:`configure_evaluate`."""
+
     def state_dict(self) -> dict[str, Any]:
-        """The strategy's own state, if it has any, as a dictionary that :meth:`load_state_dict` takes back."""
+        """The strategy's own state, if it has any, as a dictionary that :meth:`load_state_dict` takes back.
+
+        A checkpoint keeps it after each round, and a round that is not valid is undone with it. So its values must not be changed
+        in place later: ``aggregate_fit`` makes new ones and puts them in the place of the old ones at its end. They may be
+        numbers, strings, arrays, :class:`~hedgerow.records.Parameters`, and lists, tuples and dicts of them.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

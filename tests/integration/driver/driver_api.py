@@ -34,9 +34,11 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.refuse: dict[str, int] = {}
         self.ended: tuple[RunState, str] | None = None
         self.keep: dict[int, list[str]] = {}
+        self.manifests: dict[int, str] = {}
         self.cancelled: list[str] = []
         self.cut = 0
         self.server_id = "abc"
+        self.acknowledged_rounds = 0
         self.news = asyncio.Event()
 
     def ring(self) -> None:
@@ -53,7 +55,12 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         await self._note("CreateRun", context)
         self.ended = None
         plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=1 << 20)
-        return driver_pb2.CreateRunReply(server_id=self.server_id, state=driver_pb2.RUN_STATE_PENDING, data_plane=plane)
+        return driver_pb2.CreateRunReply(
+            server_id=self.server_id,
+            state=driver_pb2.RUN_STATE_PENDING,
+            data_plane=plane,
+            acknowledged_rounds=self.acknowledged_rounds,
+        )
 
     async def PushTasks(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("PushTasks", context)
@@ -108,6 +115,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
     async def AcknowledgeRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("AcknowledgeRound", context)
         self.keep[request.round] = list(request.keep)
+        self.manifests[request.round] = request.manifest
         return driver_pb2.AcknowledgeRoundReply()
 
     async def EndRun(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sqlite3
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.errors import NotFound
 from hedgerow.records import Blob, Kind, Parameters, Task
 from hedgerow.sampling import task_seed
 from hedgerow.strategy import FedAvg
@@ -89,6 +92,28 @@ def test_blobs_of_a_round_are_released_when_it_is_over(tmp_path: Path, transit: 
     with fleet(tmp_path, work, ["a", "b", "c"]) as (service, _):
         train(service.driver_address.text, 4, 5, Counting())
     assert left == [1, 1, 1, 1], "only the current parameters stay"
+
+
+def test_run_of_another_server_is_refused_and_leaves_nothing_behind(tmp_path: Path, transit: Path) -> None:
+    with fleet(tmp_path, work, []) as (service, _):
+        with pytest.raises(NotFound, match="another state"):
+            Driver(service.driver_address.text, limits=LIMITS, run_id="run00000001", server_id="another1").connect()
+        (database,) = (tmp_path / "state").glob("*.sqlite3")
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+def test_server_tells_how_many_rounds_are_acknowledged(tmp_path: Path, transit: Path) -> None:
+    with fleet(tmp_path, work, ["a"]) as (service, _), Driver(service.driver_address.text, limits=LIMITS) as driver:
+        assert driver.watcher.acknowledged_rounds == 0
+        driver.push([driver.task(driver.nodes()[0], Kind.GET_PARAMETERS, round=4)])
+        driver.acknowledge(4)
+        again = Driver(
+            service.driver_address.text, limits=LIMITS, run_id=driver.run_id, seed=driver.seed, identity=driver.identity
+        )
+        again.connect()
+        assert again.watcher.acknowledged_rounds == 5
+        again.close()
 
 
 def test_update_of_a_client_can_be_handed_on_without_upload(tmp_path: Path, transit: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.driver.answers import TIME_IS_UP
 from hedgerow.errors import ConfigError, NotFound, RunEnded, TaskFailed, WaitTimeout
 from hedgerow.records import (
     GetPropertiesIns,
@@ -26,7 +29,7 @@ from hedgerow.records import (
     RunState,
     Task,
 )
-from hedgerow.strategy import FedAvg
+from hedgerow.strategy import FedAvg, FedAvgM
 from hedgerow.waits import Limit
 from hedgerow.wire import tensors
 from tests.integration.driver.driver_api import Answer, FakeServer
@@ -162,6 +165,63 @@ def test_deadline_of_a_round_cancels_what_is_open_and_folds_the_rest() -> None:
         assert (failure.node, failure.reason, failure.message) == ("c", "late", "no answer within 0.2 s")
         assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"]
         assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_stragglers_have_a_grace_time_once_the_quorum_is_there() -> None:
+    def answer(task: Task) -> Reply | None:
+        return None if task.node_id == "node0002" and task.instruction.kind != "get_parameters" else trained(task)
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        config = ServerConfig(num_rounds=1, seed=3, min_fit_results=2, grace_s=0.2)
+        history = start_driver(server_address=fake.address, config=config, limits=QUICK)
+        fit, evaluate = history.failures[1]
+        assert (fit.node, fit.reason, fit.message) == ("c", "late", "no answer within 0.2 s after 2 of 3 clients")
+        assert (evaluate.kind, evaluate.node, evaluate.reason) == ("evaluate", "c", "late")
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"] * 2
+        assert history.invalid_rounds == {}
+        line = json.loads(fake.api.manifests[1])
+        assert [(entry["node"], entry["outcome"]) for entry in line["fit"]] == [
+            ("a", "contributed"),
+            ("b", "contributed"),
+            ("c", "late"),
+        ]
+        assert line["fit"][0].keys() == {"node", "asked", "outcome", "examples", "bytes", "seconds"}
+
+
+def test_nobody_is_late_before_the_quorum_is_there() -> None:
+    waiting: list[Task] = []
+
+    def two_finish() -> None:
+        for task in waiting[:2]:
+            fake.api.finish(task, trained(task))
+
+    def answer(task: Task) -> Reply | None:
+        if task.instruction.kind != "fit":
+            return trained(task)
+        waiting.append(task)
+        if len(waiting) == 3:
+            fake.loop.call_later(0.3, two_finish)
+        return None
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        config = ServerConfig(num_rounds=1, seed=3, min_fit_results=2, grace_s=0.0)
+        history = start_driver(server_address=fake.address, config=config, limits=QUICK)
+        assert [failure.node for failure in history.failures[1] if failure.kind == "fit"] == ["c"]
+
+
+def test_manifest_tells_who_was_available_and_not_asked(server: FakeServer) -> None:
+    run(server, strategy=FedAvg(fraction_fit=0.7))
+    entries = json.loads(server.api.manifests[1])["fit"]
+    assert sorted(entry["node"] for entry in entries) == ["a", "b", "c"]
+    (left,) = [entry for entry in entries if not entry["asked"]]
+    assert (left["outcome"], left["reason"]) == ("excluded", "not_sampled")
+
+
+def test_client_that_was_late_before_the_driver_was_restarted_is_late_after_it() -> None:
+    reply = Reply(Outcome.CANCELLED, TIME_IS_UP)
+    with FakeServer(failing("node0001", reply), ["a", "b", "c"]) as fake:
+        (failure,) = run(fake).failures[1]
+        assert (failure.node, failure.reason) == ("b", "late")
 
 
 def test_error_in_user_code_fails_the_run_and_comes_through(server: FakeServer) -> None:
@@ -349,3 +409,70 @@ def test_server_with_another_state_ends_the_run(server: FakeServer) -> None:
     with pytest.raises(NotFound, match="has another state now"):
         next(driver.results(tasks))
     driver.close()
+
+
+def interrupted(fake: FakeServer, folder: Path, **kwargs: Any) -> None:
+    """A run whose driver dies in round 2, in its own strategy."""
+
+    class Dying(FedAvg):
+        def configure_fit(self, server_round: int, *args: Any) -> Any:
+            if server_round == 2:
+                raise _Death
+            return super().configure_fit(server_round, *args)
+
+    Dying.__name__ = "FedAvg"
+    with pytest.raises(_Death):
+        run(fake, rounds=2, strategy=Dying(), checkpoint_dir=folder, **kwargs)
+    fake.api.ended = None
+
+
+class _Death(RunEnded):
+    """The server is not told."""
+
+
+def test_run_that_is_resumed_keeps_its_id_seed_and_driver(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run", seed=7)
+    before = {task.run_id for task in server.api.tasks.values()}
+    history = run(server, rounds=2, seed=None, resume=tmp_path / "run")
+    assert {task.run_id for task in server.api.tasks.values()} == before
+    assert [number for number, _ in history.losses_distributed] == [1, 2]
+    assert server.api.ended == (RunState.FINISHED, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 8}, "has the seed 3, not 8"),
+        ({"strategy": FedAvgM()}, "started with the strategy FedAvg, not FedAvgM"),
+        ({"checkpoint_dir": "elsewhere"}, "keeps its folder"),
+    ],
+)
+def test_run_is_not_resumed_as_another_one_and_can_be_resumed_later(
+    server: FakeServer, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    interrupted(server, tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        run(server, rounds=2, resume=tmp_path / "run", **{"seed": 3, **arguments})
+    assert server.api.ended is None, "a wrong call does not end the run"
+    assert run(server, rounds=2, resume=tmp_path / "run").losses_distributed
+
+
+def test_run_is_not_resumed_from_a_folder_that_is_older_than_what_was_released(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    server.api.acknowledged_rounds = 3
+    with pytest.raises(ConfigError, match="released 3 rounds, the folder holds 2"):
+        run(server, rounds=2, resume=tmp_path / "run")
+    assert server.api.ended is None
+
+
+def test_run_is_not_resumed_at_a_server_that_does_not_know_it(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    server.api.server_id = "replaced"
+    with pytest.raises(NotFound, match="has another state now"):
+        run(server, rounds=2, resume=tmp_path / "run")
+    assert server.api.ended is None
+
+
+def test_more_rounds_may_be_asked_for_when_a_run_is_resumed(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    assert [n for n, _ in run(server, rounds=4, resume=tmp_path / "run").losses_distributed] == [1, 2, 3, 4]

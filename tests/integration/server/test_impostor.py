@@ -43,7 +43,8 @@ async def stub(tmp_path: Path) -> AsyncIterator[fleet_pb2_grpc.FleetAsyncStub]:
 async def next_event(session: Session) -> str | None:
     events = session.events()
     event: fleet_pb2.SessionDown = await anext(events)
-    return event.WhichOneof("event")
+    kind: str | None = event.WhichOneof("event")
+    return kind
 
 
 async def test_a_node_keeps_its_session_when_another_claims_its_id_with_a_wrong_secret(

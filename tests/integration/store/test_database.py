@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from hedgerow.errors import ConfigError, HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import NodeState, RunState, Task
 from hedgerow.store import schema
+from hedgerow.store.schema import VERSION
 from hedgerow.store.store import Store
 from hedgerow.task_states import TaskState
 from tests.integration.store.conftest import RUN, HeldClock, client, done, driver, fit, upload
@@ -86,7 +87,7 @@ def test_database_of_another_version_is_refused_and_not_touched(path: Path, cloc
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=rf"{path.name} has the schema version 99, this program needs {schema.VERSION}"):
+    with pytest.raises(ConfigError, match=rf"{path.name} has the schema version 99, this program needs {VERSION}"):
         Store.open(url(path), clock)
     assert path.read_bytes() == before
 

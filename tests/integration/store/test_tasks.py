@@ -268,3 +268,14 @@ async def test_newest_runs_are_listed_first(store: Store, clock: HeldClock) -> N
         await store.create_run(DRIVER, f"run0000000{number}", "demo", 1)
         clock.advance(1)
     assert [run.info.run_id for run in await store.list_runs(2)] == ["run00000002", "run00000001"]
+
+
+async def test_manifest_of_a_round_is_kept_as_it_came_first_also_when_the_run_is_over(store: Store) -> None:
+    await start(store, A)
+    await store.acknowledge_round(DRIVER, RUN, 0, [])
+    for round, line in ((1, "one"), (2, "two"), (2, "two again")):
+        await store.acknowledge_round(DRIVER, RUN, round, [], line)
+    await store.end_run(DRIVER, RUN, RunState.FINISHED, "")
+    assert await store.manifest(RUN) == ["one", "two"]
+    assert await store.manifest(RUN, after_round=1) == ["two"]
+    assert await store.manifest("run00000009") == []

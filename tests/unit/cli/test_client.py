@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import logging
 import re
@@ -31,6 +32,21 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[ClientOption
     root.handlers[:], root.level, package.level = before[0], before[1], before[2]
 
 
+# A self-signed certificate of nobody; its key is gone.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUK+XQ2rgdlzpSVvYaqd6Z4JpK+BMwCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTI0MDgyMTMwWhgPMjEy
+NjEwMzEwODIxMzBaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAEXw+ua2D06EcZZUDZx2C+I4JVg8vYNQYaUUVWkJ+f
+5pRSjQlww5o94YQD5m3rTQQo5wY9X0xMysL6Kez27tVpR6NTMFEwHQYDVR0OBBYE
+FFlm7LZ2Zj2/pE3v3DkRWkbbS5IFMB8GA1UdIwQYMBaAFFlm7LZ2Zj2/pE3v3DkR
+WkbbS5IFMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAPQQ/Q1p
+HdUMtrZ526P/gBKRZtIZhX0CNi/870BWNgn2AiBmFUoHfuz8yxpY3tf359Fa5fjw
+lk9MKrJGv455qe95BQ==
+-----END CERTIFICATE-----
+"""
+
 Started = list[tuple[ClientOptions, WorkerCommand | None]]
 
 
@@ -46,7 +62,7 @@ def test_the_documented_command_is_understood(started: Started, monkeypatch: pyt
 
 def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> None:
     pem = tmp_path / "ca.pem"
-    pem.write_text("-----BEGIN CERTIFICATE-----\n")
+    pem.write_text(CERTIFICATE)
     options = ["--root-certificates", str(pem), "--server", "[::1]", "--state-dir", "s", "--name", "north", "--max-parallel", "3"]
     more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json"]
     assert client.main(["--callable", "client:it", *options, *more]) == 0
@@ -62,6 +78,7 @@ def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> Non
         ([], "Give --root-certificates .* or --insecure"),
         (["--insecure", "--root-certificates", "ca.pem"], "contradict one another"),
         (["--root-certificates", "/nowhere/ca.pem"], "Cannot read /nowhere/ca.pem"),
+        (["--root-certificates", argparse.__file__], "is not in PEM format|not certificates"),
         (["--insecure", "--server", "http://x/y"], "is not an address"),
         (["--insecure", "--max-parallel", "0"], "--max-parallel is 0"),
         (["--insecure", "--name", "two\nlines"], "is no name for a node"),

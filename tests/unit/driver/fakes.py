@@ -73,12 +73,21 @@ class FakeExchange:
     def __init__(self) -> None:
         self.rounds: list[str] = []
         self.specs: list[UpdateSpec] = []
+        self.manifests: list[str] = []
+        self.sent: dict[str, list[tuple[ClientProxy, Any]]] = {}
 
     def start_round(self, server_round: int) -> None:
         self.rounds.append(f"start {server_round}")
 
-    def finish_round(self, server_round: int) -> None:
+    def finish_round(self, server_round: int, manifest: str = "") -> None:
         self.rounds.append(f"finish {server_round}")
+        self.manifests.append(manifest)
+
+    def sent_fit(self, parameters: Parameters) -> list[tuple[ClientProxy, FitIns]] | None:
+        return self.sent.get("fit")
+
+    def sent_evaluate(self, parameters: Parameters) -> list[tuple[ClientProxy, EvaluateIns]] | None:
+        return self.sent.get("evaluate")
 
     def fit(
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None

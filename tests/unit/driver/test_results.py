@@ -165,3 +165,26 @@ def test_representation_does_not_wait() -> None:
     r = results()
     r.put(0, 1)
     assert repr(r) == "<Results of 3 clients, 2 open>"
+
+
+def test_grace_begins_once_when_enough_results_are_there() -> None:
+    told: list[str] = []
+    r = results(enough=2, reached=lambda: told.append("now"))
+    r.put(0, 1)
+    r.fail(1, ValueError("not a result"))
+    assert told == []
+    r.put(2, 3)
+    assert told == [], "nobody is left to wait for"
+    r = results(enough=1, reached=lambda: told.append("now"))
+    for index in range(3):
+        r.put(index, index)
+    assert told == ["now"]
+
+
+def test_every_client_is_listed_with_its_answer() -> None:
+    r = results()
+    r.put(1, 20)
+    r.fail(0, ValueError("no"))
+    r.put(2, 30)
+    assert [client.cid for client, _ in r.answers()] == ["a", "b", "c"]
+    assert [answer for _, answer in r.answers()][1:] == [20, 30]

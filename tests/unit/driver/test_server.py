@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow.driver import History, NodeFailure, Server, SimpleClientManager
+from hedgerow.driver import History, NodeFailure, Server, ServerConfig, SimpleClientManager
 from hedgerow.errors import BadUpdate, ConfigError, TaskFailed
-from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersRes, Parameters, Status
-from hedgerow.strategy import FedAvg
-from tests.unit.driver.fakes import OK, FakeClient, FakeExchange, fitted
+from hedgerow.records import Code, EvaluateIns, EvaluateRes, FitIns, FitRes, GetParametersRes, Parameters, Status
+from hedgerow.strategy import FedAvg, FedAvgM
+from tests.unit.driver.fakes import OK, FakeClient, FakeExchange, fitted, model
 
 LOSS = EvaluateRes(OK, 0.5, 2, {"acc": 0.9})
 
@@ -171,3 +172,96 @@ def test_histories_compare_by_what_they_hold() -> None:
     assert one == other
     one.add_loss_centralized(1, 0.5)
     assert one != other
+
+
+def test_round_without_its_quorum_changes_neither_parameters_nor_the_strategys_state(caplog: pytest.LogCaptureFixture) -> None:
+    clients = [good("a"), good("b"), FakeClient("c", BadUpdate("no"), LOSS)]
+    strategy = FedAvgM(server_momentum=0.9, initial_parameters=model(1.0))
+    s, exchange = server(strategy, *clients)
+    s.configure(ServerConfig(min_fit_results=3))
+    history = s.fit(1, None)
+    assert s.parameters["w"].tolist() == [1.0]
+    assert strategy.state_dict() == {"velocity": None}
+    assert history.invalid_rounds == {1: "2 of 3 clients gave a result, 3 are needed"}
+    assert history.metrics_distributed_fit == {}
+    assert "fit_round 1: 2 of 3 clients gave a result, 3 are needed; the parameters stay as they are" in caplog.text
+    assert "not valid" in repr(history)
+    line = json.loads(exchange.manifests[1])
+    assert (line["valid"], line["reason"]) == (False, history.invalid_rounds[1])
+    assert [entry.get("reason") for entry in line["fit"]] == ["round_not_valid", "round_not_valid", "bad_update"]
+
+
+def test_round_with_its_quorum_counts() -> None:
+    clients = [good("a"), good("b"), FakeClient("c", BadUpdate("no"), LOSS)]
+    s, _ = server(FedAvg(initial_parameters=model(1.0)), *clients)
+    s.configure(ServerConfig(min_fit_results=0.6))
+    assert s.fit(1, None).invalid_rounds == {}
+    assert s.parameters["w"].tolist() == [2.0]
+
+
+def test_manifest_tells_of_everybody_who_was_asked() -> None:
+    late = TaskFailed("no answer within 5 s", node="b", kind="fit", reason="late")
+    error = TaskFailed("ValueError: boom", node="c", kind="fit", reason="user_error")
+    clients = [good("a"), FakeClient("b", late, LOSS), FakeClient("c", error, LOSS)]
+    s, exchange = server(FedAvg(), *clients)
+    s.fit(1, None)
+    assert exchange.manifests[0] == ""
+    line = json.loads(exchange.manifests[1])
+    assert (line["round"], line["valid"], line["reason"]) == (1, True, "")
+    assert line["fit"] == [
+        {"node": "a", "asked": True, "outcome": "contributed", "examples": 1},
+        {"node": "b", "asked": True, "outcome": "late", "reason": "late", "message": "no answer within 5 s"},
+        {"node": "c", "asked": True, "outcome": "failed", "reason": "user_error", "message": "ValueError: boom"},
+    ]
+    assert [entry["outcome"] for entry in line["evaluate"]] == ["contributed"] * 3
+
+
+def test_results_that_the_strategy_did_not_fold_are_excluded_in_the_manifest() -> None:
+    s, exchange = server(FedAvg(accept_failures=False), good("a"), FakeClient("b", BadUpdate("no"), LOSS))
+    s.fit(1, None)
+    assert [entry["reason"] for entry in json.loads(exchange.manifests[1])["fit"]] == ["not_folded", "bad_update"]
+
+
+def test_round_that_was_sent_is_not_configured_again() -> None:
+    class Refusing(FedAvgM):
+        def configure_fit(self, *args: Any) -> Any:
+            raise AssertionError("configured again")
+
+        def configure_evaluate(self, *args: Any) -> Any:
+            raise AssertionError("configured again")
+
+    clients = [good("a"), good("b")]
+    s, exchange = server(Refusing(server_learning_rate=0.5, initial_parameters=model(1.0)), *clients)
+    exchange.sent = {
+        "fit": [(c, FitIns(model(1.0))) for c in clients],
+        "evaluate": [(c, EvaluateIns(model(1.5))) for c in clients],
+    }
+    history = s.fit(1, None)
+    assert s.parameters["w"].tolist() == [1.5]
+    assert history.losses_distributed == [(1, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (ServerConfig(3, seed=1), "ServerConfig(num_rounds=3, round_timeout=None, seed=1)"),
+        (ServerConfig(min_fit_results=0.5), "ServerConfig(num_rounds=1, round_timeout=None, seed=None, min_fit_results=0.5)"),
+        (ServerConfig(grace_s=0), "ServerConfig(num_rounds=1, round_timeout=None, seed=None, grace_s=0)"),
+    ],
+)
+def test_config_shows_what_is_set(config: ServerConfig, text: str) -> None:
+    assert repr(config) == text
+    config.check()
+
+
+@pytest.mark.parametrize(("part", "asked", "expected"), [(1, 10, 1), (4, 3, 4), (0.5, 5, 3), (1.0, 7, 7), (0.01, 7, 1)])
+def test_quorum_is_a_number_or_a_part(part: float, asked: int, expected: int) -> None:
+    assert ServerConfig(min_fit_results=part).quorum(asked) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"min_fit_results": 0}, {"min_fit_results": 1.5}, {"min_fit_results": 0.0}, {"grace_s": -1}]
+)
+def test_quorum_and_grace_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
+        ServerConfig(**arguments).check()

@@ -26,24 +26,28 @@ RUN_STATE_STOPPED: RunState
 RUN_STATE_INTERRUPTED: RunState
 
 class CreateRunRequest(_message.Message):
-    __slots__ = ("run_id", "name", "seed")
+    __slots__ = ("run_id", "name", "seed", "server_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     seed: int
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+    server_id: str
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., seed: _Optional[int] = ..., server_id: _Optional[str] = ...) -> None: ...
 
 class CreateRunReply(_message.Message):
-    __slots__ = ("server_id", "state", "data_plane")
+    __slots__ = ("server_id", "state", "data_plane", "acknowledged_rounds")
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DATA_PLANE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     server_id: str
     state: RunState
     data_plane: _records_pb2.DataPlane
-    def __init__(self, server_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., data_plane: _Optional[_Union[_records_pb2.DataPlane, _Mapping]] = ...) -> None: ...
+    acknowledged_rounds: int
+    def __init__(self, server_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., data_plane: _Optional[_Union[_records_pb2.DataPlane, _Mapping]] = ..., acknowledged_rounds: _Optional[int] = ...) -> None: ...
 
 class PushTasksRequest(_message.Message):
     __slots__ = ("run_id", "tasks")
@@ -124,14 +128,16 @@ class RunEnded(_message.Message):
     def __init__(self, state: _Optional[_Union[RunState, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundRequest(_message.Message):
-    __slots__ = ("run_id", "round", "keep")
+    __slots__ = ("run_id", "round", "keep", "manifest")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     keep: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ...) -> None: ...
+    manifest: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundReply(_message.Message):
     __slots__ = ()

@@ -1,0 +1,104 @@
+"""Files that are whole or not there, whatever happens to the process or the machine.
+
+A file is written under a hidden name, brought to the disk, and renamed; the rename is brought to the disk as well. A small file
+of JSON carries a digest of its content (it is *sealed*), so that damage is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hedgerow.errors import CorruptData
+
+Json: TypeAlias = Any
+"""What :mod:`json` reads and writes."""
+
+_READ_BYTES = 1024 * 1024
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o644) -> tuple[int, str]:
+    """Write a file that is not there yet and bring its bytes to the disk; returns its size and its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            while chunk:  # a file takes at most 2 GB at once
+                chunk = chunk[file.write(chunk) :]
+        file.flush()
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def rename(hidden: Path, path: Path) -> None:
+    """The moment at which something is there: a name changes, and stays changed."""
+    hidden.rename(path)
+    sync_folder(path.parent)
+
+
+def hidden_name(path: Path) -> Path:
+    """A fresh name beside the path; what has such a name is not whole and may be removed."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def seal(content: Json) -> bytes:
+    """A JSON content and its digest, as the bytes of a file."""
+    text = json.dumps(content, separators=(",", ":"))
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}).encode() + b"\n"
+
+
+def write_sealed(path: Path, content: Json, mode: int = 0o644) -> None:
+    """Write or replace a sealed file."""
+    hidden = hidden_name(path)
+    write_new(hidden, [seal(content)], mode)
+    rename(hidden, path)
+
+
+def read_sealed(path: Path) -> Json:
+    """The content of a sealed file.
+
+    Raises:
+        CorruptData: It is damaged.
+        FileNotFoundError: It is not there.
+    """
+    try:
+        outer = json.loads(path.read_bytes())
+        text = outer["content"]
+        if hashlib.sha256(text.encode()).hexdigest() == outer["sha256"]:
+            return json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise CorruptData(f"{path} is damaged: its content does not fit its digest. Restore it from a copy, or start a new run.")
+
+
+def check_file(path: Path, size: int, sha256: str) -> None:
+    """See whether a file has this size and digest.
+
+    Raises:
+        CorruptData: It has not, or is not there.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            while found == size and (chunk := file.read(_READ_BYTES)):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise CorruptData(f"{path} is missing. Restore it from a copy, or start a new run.") from None
+    if found != size or digest.hexdigest() != sha256:
+        raise CorruptData(f"{path} is damaged ({found:,} of {size:,} bytes). Restore it from a copy, or start a new run.")

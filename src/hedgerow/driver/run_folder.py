@@ -1,0 +1,187 @@
+"""A run's folder: who its driver is, its checkpoints, what was asked in the round that is not over, and the manifest.
+
+::
+
+    run.json           run id, seed, the driver's identity and secret (mode 0600), the server's state
+    lock               held while a driver works
+    checkpoints/       the newest one (checkpoint.py)
+    tasks/             what was asked since (journal.py)
+    manifest.jsonl     one line for each round: who was asked, and what came of it
+
+A folder holds one run. Other files may lie in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import filelock
+
+from hedgerow.driver.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hedgerow.driver.durable import read_sealed, sync_folder, write_sealed
+from hedgerow.driver.journal import Journal
+from hedgerow.errors import ConfigError, CorruptData
+from hedgerow.security import Identity, Role
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What makes a run the same run. ``server_id`` is "" until the server was reached."""
+
+    run_id: str
+    name: str
+    seed: int
+    identity: Identity
+    server_id: str = ""
+
+
+class RunFolder:
+    """An open folder of one run; make one with :meth:`create` or :meth:`open`.
+
+    Attributes:
+        path: The folder.
+        record: The run.
+        journal: What was asked in the round that is not over.
+    """
+
+    def __init__(self, path: Path, lock: filelock.FileLock, record: RunRecord) -> None:
+        self.path = path
+        self.record = record
+        self.journal = Journal(path / "tasks")
+        self._checkpoints = path / "checkpoints"
+        self._manifest = path / "manifest.jsonl"
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, record: RunRecord) -> RunFolder:
+        """Make the folder where it is missing, and note the run in it.
+
+        Raises:
+            ConfigError: It holds a run already, another driver works in it, or it cannot be written.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            try:
+                if (path / "run.json").exists():
+                    raise ConfigError(f"{path} holds a run already. Continue it with resume=, or choose another checkpoint_dir.")
+                for name in ("checkpoints", "tasks"):
+                    shutil.rmtree(path / name, ignore_errors=True)  # of a driver that died before it noted its run
+                    (path / name).mkdir()
+                folder = cls(path, lock, record)
+                folder._write_record()
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise ConfigError(f"The run's folder {path} cannot be written: {error.strerror or error}.") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that is to go on.
+
+        Raises:
+            ConfigError: It holds no run, or another driver works in it.
+            CorruptData: It is damaged.
+        """
+        path = path.absolute()
+        if not (path / "run.json").exists():
+            raise ConfigError(f"{path} holds no run that could be resumed: there is no run.json. Start one with checkpoint_dir=.")
+        lock = _lock(path)
+        try:
+            folder = cls(path, lock, _read_record(path / "run.json"))
+            for part in (folder._checkpoints, folder.journal.path):
+                if not part.is_dir():
+                    raise CorruptData(f"{part} is missing. Restore it from a copy, or start a new run.")
+                for left in part.glob(".*"):  # half-written when a driver died
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for left in path.glob(".run.json.*"):
+                left.unlink()
+        except BaseException:
+            lock.release()
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.release()
+
+    def note_server(self, server_id: str) -> None:
+        """The run is open at the server that has this state."""
+        if self.record.server_id != server_id:
+            self.record = replace(self.record, server_id=server_id)
+            self._write_record()
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint; the manifest is cut to what it had then.
+
+        Raises:
+            CorruptData: The checkpoint or the manifest is damaged.
+            ConfigError: The checkpoint is another run's.
+        """
+        checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
+        size = checkpoint.manifest_bytes if checkpoint is not None else 0
+        if self._manifest.exists() or size:
+            found = self._manifest.stat().st_size if self._manifest.exists() else 0
+            if found < size:
+                raise CorruptData(f"{self._manifest} has {found} bytes, the checkpoint knows of {size}. Restore it from a copy.")
+            os.truncate(self._manifest, size)
+        return checkpoint
+
+    def write_checkpoint(self, checkpoint: Checkpoint, cursor: int) -> None:
+        """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
+
+        Raises:
+            InvalidArgument: The strategy's state cannot be kept.
+        """
+        if checkpoint.manifest:
+            with self._manifest.open("a", encoding="utf-8") as file:
+                file.write(checkpoint.manifest + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        size = self._manifest.stat().st_size if self._manifest.exists() else 0
+        write_checkpoint(self._checkpoints, replace(checkpoint, run_id=self.record.run_id, cursor=cursor, manifest_bytes=size))
+        self.journal.forget(checkpoint.round)
+
+    def _write_record(self) -> None:
+        record = self.record
+        content = {
+            "format": FORMAT,
+            "run_id": record.run_id,
+            "name": record.name,
+            "seed": record.seed,
+            "driver_id": record.identity.id,
+            "secret": record.identity.secret,
+            "server_id": record.server_id,
+        }
+        write_sealed(self.path / "run.json", content, 0o600)
+        sync_folder(self.path)
+
+
+def _lock(path: Path) -> filelock.FileLock:
+    lock = filelock.FileLock(path / "lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"Another driver works in {path}. Wait for it, or stop it.") from None
+    return lock
+
+
+def _read_record(path: Path) -> RunRecord:
+    content = read_sealed(path)
+    if content["format"] != FORMAT:
+        raise ConfigError(
+            f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
+        )
+    identity = Identity(Role.DRIVER, content["driver_id"], content["secret"])
+    return RunRecord(content["run_id"], content["name"], content["seed"], identity, content["server_id"])

@@ -1,0 +1,119 @@
+"""What an earlier process of the same run has sent in the round that is not over, as instructions again.
+
+Owned here: noting each batch in the run's journal before it is sent, and making the same instructions from it. Without a journal
+nothing is noted, and nothing was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import blake3
+
+from hedgerow.driver.driver import Driver
+from hedgerow.driver.journal import Asked, Batch, Journal, SentIns
+from hedgerow.records import Blob, Config, EvaluateIns, FitIns, Kind, Node, NodeState, Parameters, Payload
+from hedgerow.strategy.clients import ClientManager
+from hedgerow.wire import tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A batch that was sent before: ``instructions[i]`` goes to each node of ``nodes`` that is paired with ``i``."""
+
+    nodes: list[tuple[Node, int]]
+    instructions: list[tuple[Parameters, Config]]
+    not_asked: list[str]
+
+
+class SentBatches:
+    """The batches of one run.
+
+    Args:
+        driver: The run.
+        journal: Where they are noted; None where the run has no folder.
+        manager: Who is available, and how many choices were made among them.
+    """
+
+    def __init__(self, driver: Driver, journal: Journal | None, manager: ClientManager | None) -> None:
+        self._driver = driver
+        self._journal = journal
+        self._manager = manager
+        self._current: Parameters | None = None
+
+    def recall(self, round: int, kind: Kind, parameters: Parameters) -> Again | None:
+        """What this phase of the round has sent already, or None.
+
+        Args:
+            round: The round.
+            kind: The phase.
+            parameters: The run's own parameters now.
+
+        Raises:
+            CorruptData: The journal is damaged.
+        """
+        self._current = parameters
+        batch = None if self._journal is None else self._journal.read(round, kind)
+        if batch is None:
+            return None
+        log.info("%s_round %s: taking up what %s clients were asked before", kind, round, len(batch.asked))
+        self._driver.continue_round(round, batch.sequences)
+        if self._manager is not None:
+            self._manager.load_state_dict(batch.manager)
+        nodes = [(Node(one.node_id, one.name, NodeState.AWAY, 0, 0.0), one.ins) for one in batch.asked]
+        instructions = [(self._parameters(batch, ins), ins.config) for ins in batch.instructions]
+        return Again(nodes, instructions, list(batch.not_asked))
+
+    def note(
+        self,
+        round: int,
+        kind: Kind,
+        instructions: Sequence[tuple[Node, FitIns | EvaluateIns, Payload | None]],
+        sequences: Sequence[tuple[str, str, int]],
+    ) -> list[str]:
+        """Note a batch that is about to be sent; returns the names of those who are available and not asked."""
+        names = {node.name for node, _, _ in instructions}
+        not_asked = [] if self._manager is None else [name for name in self._manager.all() if name not in names]
+        if self._journal is None:
+            return not_asked
+        places: dict[int, int] = {}
+        sent: list[SentIns] = []
+        asked = []
+        for node, ins, payload in instructions:
+            if id(ins) not in places:
+                assert payload is not None, "fit and evaluate carry parameters"
+                places[id(ins)] = len(sent)
+                sent.append(SentIns(ins.config, payload, ins.parameters is self._current))
+            asked.append(Asked(node.node_id, node.name, places[id(ins)]))
+        manager = {} if self._manager is None else self._manager.state_dict()
+        self._journal.write(Batch(round, kind, asked, sent, not_asked, sequences, manager))
+        return not_asked
+
+    def _parameters(self, batch: Batch, ins: SentIns) -> Parameters:
+        """The instruction's parameters; the driver knows how they are called at the server."""
+        if not ins.current:
+            return self._driver.download(ins.payload)
+        assert self._current is not None
+        if not _same(self._current, ins.payload):
+            log.warning(
+                "%s_round %s: the parameters differ from those that were sent before the driver was restarted. "
+                "A strategy that folds the same results into other parameters cannot be resumed exactly.",
+                batch.kind,
+                batch.round,
+            )
+        self._driver.adopt(self._current, ins.payload)
+        return self._current
+
+
+def _same(parameters: Parameters, payload: Payload) -> bool:
+    """Whether the payload holds these parameters, bit for bit."""
+    if not isinstance(payload, Blob):
+        return tensors.dumps(parameters) == payload
+    hasher = blake3.blake3()
+    for chunk in tensors.chunks(parameters):
+        hasher.update(chunk)
+    return hasher.hexdigest() == payload.digest

@@ -1,0 +1,197 @@
+"""A driver that is killed at a named step, and the same driver that takes the run up again. Run as a program by test_resume.py.
+
+    python -m tests.integration.driver.resumed_driver ADDRESS STRATEGY FOLDER STEP OUTPUT
+
+STEP is a name of STEPS ("" for none). When FOLDER holds a run, it is taken up.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hedgerow.aggregation.mean import WeightedMean
+from hedgerow.driver import Server, ServerConfig, checkpoint, driver, start_driver
+from hedgerow.driver.journal import Journal
+from hedgerow.driver.results import Results
+from hedgerow.records import GetPropertiesIns
+from hedgerow.strategy import FedAvg, FedAvgM
+from hedgerow.wire import tensors
+
+ROUNDS = 3
+DEADLY = 2
+"""The round in which the driver dies, unless the step says otherwise."""
+
+
+def now(round: int = DEADLY) -> bool:
+    """Whether the run is in this round."""
+    return _Round.number == round
+
+
+class _Round:
+    number = -1
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str, when: Callable[..., bool]) -> None:
+    """Die before the call of a function for which ``when`` is true."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if when(*args, **kwargs):
+            die()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def after(owner: Any, name: str, when: Callable[..., bool]) -> None:
+    """Die after it."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if when(*args, **kwargs):
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def second(when: Callable[..., bool]) -> Callable[..., bool]:
+    """True when ``when`` is true for the second time."""
+    seen = []
+
+    def counted(*args: Any, **kwargs: Any) -> bool:
+        if when(*args, **kwargs):
+            seen.append(1)
+        return len(seen) == 2
+
+    return counted
+
+
+def in_the_push() -> None:
+    driver.PUSH_MAX_TASKS = 1
+    before(driver.Driver, "_push", second(is_first("fit")))
+
+
+def is_first(kind: str) -> Callable[..., bool]:
+    return lambda self, batch: now() and batch[0].instruction.kind == kind
+
+
+def tasks_are(kind: str) -> Callable[..., bool]:
+    return lambda self, tasks: now() and tasks[0].instruction.kind == kind
+
+
+def checkpoint_of(round: int) -> Callable[..., bool]:
+    return lambda hidden, path: path.name == f"round-{round:06d}"
+
+
+STEPS: dict[str, Callable[[], None]] = {
+    "before the first checkpoint": lambda: before(checkpoint, "rename", checkpoint_of(0)),
+    "after the first question": lambda: after(driver.Driver, "push", tasks_are("get_properties")),
+    "after configure": lambda: after(FedAvg, "configure_fit", lambda *args: now()),
+    "before the push": lambda: after(Journal, "write", lambda self, batch: now() and batch.kind == "fit"),
+    "in the push": in_the_push,
+    "after the push": lambda: after(driver.Driver, "push", tasks_are("fit")),
+    "while results arrive": lambda: after(Results, "put", lambda *args: now()),
+    "in the fold": lambda: before(WeightedMean, "add", second(lambda *args: now())),
+    "after the fold": lambda: after(FedAvg, "aggregate_fit", lambda *args: now()),
+    "while clients evaluate": lambda: after(driver.Driver, "push", tasks_are("evaluate")),
+    "before the rename": lambda: before(checkpoint, "rename", checkpoint_of(DEADLY)),
+    "after the rename": lambda: after(checkpoint, "rename", checkpoint_of(DEADLY)),
+    "before the acknowledgement": lambda: before(driver.Driver, "acknowledge", lambda self, *args: args[0] == DEADLY),
+    "after the acknowledgement": lambda: after(driver.Driver, "acknowledge", lambda self, *args: args[0] == DEADLY),
+    "before the end": lambda: before(driver.Driver, "end", lambda *args: True),
+    "after the end": lambda: after(driver.Driver, "end", lambda *args: True),
+}
+
+
+class Asking:
+    """Asks a client before it trains and before it evaluates, so that the tasks of a round have numbers that matter."""
+
+    def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
+        self._ask(client_manager)
+        return super().configure_fit(server_round, parameters, client_manager)  # type: ignore[misc]
+
+    def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
+        self._ask(client_manager)
+        return super().configure_evaluate(server_round, parameters, client_manager)  # type: ignore[misc]
+
+    @staticmethod
+    def _ask(client_manager: Any) -> None:
+        client_manager.wait_for(3)
+        next(iter(client_manager.all().values())).get_properties(GetPropertiesIns({}), timeout=20)
+
+
+class AskingFedAvg(Asking, FedAvg):
+    pass
+
+
+class AskingFedAvgM(Asking, FedAvgM):
+    pass
+
+
+def main(address: str, strategy: str, folder: str, step: str, output: str) -> None:
+    start_round = Server._start_round
+
+    def started(self: Server, server_round: int) -> None:
+        _Round.number = server_round
+        start_round(self, server_round)
+
+    Server._start_round = started  # type: ignore[method-assign]
+    if step:
+        STEPS[step]()
+    arguments: dict[str, Any] = {
+        "fraction_fit": 0.7,
+        "fraction_evaluate": 0.7,
+        "min_available_clients": 3,
+        "on_fit_config_fn": lambda server_round: {"round": server_round, "run": Path(folder).name},
+    }
+    if strategy == "FedAvgM":
+        server = Server(strategy=AskingFedAvgM(server_momentum=0.9, server_learning_rate=0.7, **arguments))
+    else:
+        server = Server(strategy=AskingFedAvg(**arguments))
+    there = (Path(folder) / "run.json").exists()
+    history = start_driver(
+        server_address=address,
+        server=server,
+        config=ServerConfig(num_rounds=ROUNDS, seed=11),
+        **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
+    )
+    found = {
+        "parameters": hashlib.sha256(tensors.dumps(server.parameters)).hexdigest(),
+        "history": repr(history),
+        "manifest": _manifest(Path(folder)),
+        "state": hashlib.sha256(b"".join(a.tobytes() for a in _arrays(server.strategy.state_dict()))).hexdigest(),
+    }
+    Path(output).write_text(json.dumps(found))
+
+
+def _manifest(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the manifest, without how long it took."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    for line in lines:
+        for entry in line["fit"] + line["evaluate"]:
+            entry.pop("seconds", None)
+    return lines
+
+
+def _arrays(state: dict[str, Any]) -> list[Any]:
+    return [array for value in state.values() if value is not None for array in value.arrays()]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

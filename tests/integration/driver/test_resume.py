@@ -1,0 +1,153 @@
+"""The driver is killed at every step of a round and started again: the outcome has the same bits, and nobody trains twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.integration.driver.resumed_driver import ROUNDS, STEPS
+from tests.source_tree import ROOT
+
+LIMIT_S = 60
+CLIENT = """
+from pathlib import Path
+
+import numpy as np
+
+import hedgerow.client as hc
+
+HERE = Path(__file__).parent
+
+
+class Hospital(hc.NumPyClient):
+    def get_properties(self, config):
+        return {"value": float(np.random.random())}
+
+    def get_parameters(self, config):
+        return [np.zeros(20_000, np.float32), np.zeros((), np.int64)]
+
+    def fit(self, parameters, config):
+        with (HERE / "fits").open("a") as file:
+            file.write(f"{config['run']} {config['round']} {self.context.node_name}\\n")
+        noise = np.random.standard_normal(20_000).astype(np.float32)
+        return [parameters[0] * np.float32(0.5) + noise, parameters[1] + 1], np.random.randint(1, 9), {}
+
+    def evaluate(self, parameters, config):
+        return float(np.abs(parameters[0]).mean() + np.random.random()), np.random.randint(1, 9), {}
+
+
+hospital_a, hospital_b, hospital_c = Hospital(), Hospital(), Hospital()
+"""
+
+
+@dataclass
+class Site:
+    """A server and three clients, which stay up for all tests."""
+
+    folder: Path
+    address: str
+
+    def drive(self, strategy: str, name: str, step: str = "") -> int:
+        """Run the driver until it ends; its exit code."""
+        arguments = [self.address, strategy, str(self.folder / name), step, str(self.folder / f"{name}.json")]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.run(
+                [sys.executable, "-m", "tests.integration.driver.resumed_driver", *arguments],
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                stdout=log,
+                stderr=log,
+                timeout=LIMIT_S,
+                check=False,
+            ).returncode
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        return found
+
+    def fits(self, name: str) -> Counter[str]:
+        """How often each client trained in each round."""
+        return Counter(
+            line.split(" ", 1)[1] for line in (self.folder / "fits").read_text().splitlines() if line.startswith(f"{name} ")
+        )
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "client.py").write_text(CLIENT)
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(log: str, command: str, *arguments: str) -> Path:
+        file: IO[bytes]
+        with (folder / log).open("wb") as file:
+            code = f"import sys; from hedgerow.cli.{command} import main; sys.exit(main(sys.argv[1:]))"
+            processes.append(
+                subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, env=ENVIRONMENT, stdout=file, stderr=file)
+            )
+        return folder / log
+
+    def line(log: Path, pattern: str) -> str:
+        until = time.monotonic() + LIMIT_S
+        while (found := re.search(pattern, log.read_text())) is None:
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.02)
+        return found[1]
+
+    try:
+        addresses = [f"--{name}-address=127.0.0.1:0" for name in ("fleet-api", "driver-api", "blob", "web")]
+        server = start("server.log", "server", "--insecure", "--state-dir", "server", *addresses)
+        fleet = line(server, r"Starting Fleet API .* on (127\.0\.0\.1:\d+)")
+        for name in ("hospital_a", "hospital_b", "hospital_c"):
+            start(f"{name}.log", "client", "--insecure", "--server", fleet, "--state-dir", name, "--callable", f"client:{name}")
+        yield Site(folder, line(server, r"Starting Driver API .* on (127\.0\.0\.1:\d+)"))
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: Site) -> dict[str, dict[str, Any]]:
+    for strategy in ("FedAvg", "FedAvgM"):
+        assert site.drive(strategy, f"undisturbed-{strategy}") == 0, site.log(f"undisturbed-{strategy}")
+    return {strategy: site.outcome(f"undisturbed-{strategy}") for strategy in ("FedAvg", "FedAvgM")}
+
+
+@pytest.mark.parametrize("strategy", ["FedAvg", "FedAvgM"])
+@pytest.mark.parametrize("step", STEPS)
+def test_driver_killed_at_any_step_and_resumed_gives_the_same_bits(
+    site: Site, undisturbed: dict[str, dict[str, Any]], step: str, strategy: str
+) -> None:
+    name = f"{step}-{strategy}".replace(" ", "-")
+    assert site.drive(strategy, name, step) == -signal.SIGKILL, site.log(name)
+    assert site.drive(strategy, name) == 0, site.log(name)
+    assert site.outcome(name) == undisturbed[strategy]
+    assert site.fits(name) == site.fits(f"undisturbed-{strategy}"), "nobody trains twice"
+    assert set(site.fits(name).values()) == {1}
+    assert len(site.fits(name)) == ROUNDS * 2
+    assert [line["round"] for line in site.outcome(name)["manifest"]] == list(range(1, ROUNDS + 1))
+    assert {entry["outcome"] for line in site.outcome(name)["manifest"] for entry in line["fit"]} == {"contributed", "excluded"}
+
+
+def test_the_strategies_differ(undisturbed: dict[str, dict[str, Any]]) -> None:
+    assert undisturbed["FedAvg"]["parameters"] != undisturbed["FedAvgM"]["parameters"]

@@ -1,0 +1,89 @@
+"""What one peer says cannot hurt the others: sizes are bounded, and a refused message leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from hedgerow.records import Blob, Instruction, Task
+from hedgerow.security import Identity, Role
+from hedgerow.server import bounds
+from hedgerow.server.options import ServerOptions
+from hedgerow.server.service import Service
+from hedgerow.wire import convert
+from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, records_pb2
+
+ANY_PORT = Address("127.0.0.1", 0)
+RUN = "run0000000000001"
+DRIVER = Identity.fresh(Role.DRIVER)
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[driver_pb2_grpc.DriverAsyncStub]:
+    options = ServerOptions(
+        insecure=True,
+        fleet_address=ANY_PORT,
+        driver_address=ANY_PORT,
+        blob_address=ANY_PORT,
+        web_address=ANY_PORT,
+        state_dir=tmp_path / "state",
+    )
+    service = Service(options)
+    await service.start()
+    channel = open_channel(service.driver_address, None)
+    made = driver_pb2_grpc.DriverStub(channel)
+    await made.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, name="bounds", seed=1), metadata=DRIVER.metadata())
+    yield made
+    await channel.close(None)
+    await service.stop()
+
+
+def task(number: int, instruction: Instruction) -> records_pb2.Task:
+    return convert.task_to_proto(Task(f"task{number:012d}", RUN, "node000000000001", 1, number, 0, instruction))
+
+
+async def refused(stub: driver_pb2_grpc.DriverAsyncStub, *tasks: records_pb2.Task) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.PushTasks(driver_pb2.PushTasksRequest(run_id=RUN, tasks=tasks), metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return str(caught.value.details())
+
+
+async def test_parameters_that_should_be_a_blob_are_refused_with_the_whole_call(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    fine = task(1, Instruction("fit", {}, b"x" * 1000))
+    too_large = task(2, Instruction("fit", {}, b"x" * (64 * 1024 + 1)))
+    assert "must be a blob" in await refused(stub, fine, too_large)
+    reply = await stub.PushTasks(driver_pb2.PushTasksRequest(run_id=RUN, tasks=[fine]), metadata=DRIVER.metadata())
+    assert reply.created == 1, "the first attempt left nothing behind"
+
+
+async def test_a_config_beyond_the_limit_is_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    large = task(1, Instruction("fit", {"text": "x" * bounds.MAX_BESIDES_PARAMETERS_BYTES}))
+    assert "Config, metrics and texts" in await refused(stub, large)
+
+
+async def test_a_blob_that_the_driver_does_not_have_is_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    request = driver_pb2.PushTasksRequest(run_id=RUN, tasks=[task(1, Instruction("fit", {}, Blob("0" * 64, 5)))])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.PushTasks(request, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("field", ["after_result", "after_node_version"])
+async def test_an_impossible_cursor_is_refused(stub: driver_pb2_grpc.DriverAsyncStub, field: str) -> None:
+    request = driver_pb2.WatchRequest(run_id=RUN, **{field: 2**64 - 1})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stub.Watch(request, metadata=DRIVER.metadata()):
+            pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_too_many_ids_are_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    request = driver_pb2.CancelTasksRequest(run_id=RUN, task_ids=["x"] * (bounds.MAX_IDS + 1), reason="")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CancelTasks(request, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

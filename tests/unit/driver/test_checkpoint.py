@@ -1,0 +1,179 @@
+"""Checkpoints and the run's folder: what comes back, what is refused, and that nothing half-written counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from hedgerow.driver import checkpoint as checkpoints
+from hedgerow.driver.checkpoint import Checkpoint
+from hedgerow.driver.history import History, NodeFailure
+from hedgerow.driver.run_folder import RunFolder, RunRecord
+from hedgerow.errors import ConfigError, CorruptData, InvalidArgument
+from hedgerow.records import Parameters
+from hedgerow.security import Identity, Role
+from hedgerow.wire import tensors
+
+RECORD = RunRecord("run00000001", "demo", 2**64 - 1, Identity.fresh(Role.DRIVER))
+MODEL = Parameters({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, ml_dtypes.bfloat16)})
+
+
+def checkpoint(round: int = 1, **changes: Any) -> Checkpoint:
+    state = {"velocity": MODEL, "step": 3, "rates": (0.1, np.float32(0.2)), "mask": np.array([True, False]), "note": None}
+    return replace(Checkpoint(round, MODEL, "FedAvgM", state, History().state_dict()), **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", RECORD)
+
+
+def again(folder: RunFolder) -> RunFolder:
+    folder.close()
+    return RunFolder.open(folder.path)
+
+
+def test_checkpoint_comes_back_as_it_was(folder: RunFolder) -> None:
+    folder.write_checkpoint(checkpoint(7), cursor=42)
+    found = again(folder).read_checkpoint()
+    assert found is not None
+    assert (found.round, found.strategy, found.run_id, found.cursor) == (7, "FedAvgM", RECORD.run_id, 42)
+    assert tensors.dumps(found.parameters) == tensors.dumps(MODEL)
+    state = found.strategy_state
+    assert tensors.dumps(state.pop("velocity")) == tensors.dumps(MODEL)
+    assert state.pop("mask").tolist() == [True, False]
+    assert state == {"step": 3, "rates": (0.1, np.float32(0.2)), "note": None}
+    assert type(state["rates"][1]) is np.float32
+
+
+def test_history_comes_back_as_it_was(folder: RunFolder) -> None:
+    history = History()
+    history.add_loss_centralized(0, float("nan"))
+    history.add_loss_distributed(1, 0.1 + 0.2)
+    history.add_metrics_distributed_fit(1, {"raw": b"\0", "n": 2**62, "text": "é", "flag": True})
+    history.add_failures(1, [NodeFailure("fit", "a", "late", "no answer")])
+    folder.write_checkpoint(checkpoint(history=history.state_dict()), 0)
+    found = again(folder).read_checkpoint()
+    assert found is not None
+    loaded = History()
+    loaded.load_state_dict(found.history)
+    assert repr(loaded) == repr(history)
+    loaded.add_failures(1, [NodeFailure("fit", "b", "late", "no answer")])
+    assert len(history.failures[1]) == 1
+
+
+def test_run_comes_back_as_the_same_run_and_its_secret_is_the_owners_alone(folder: RunFolder) -> None:
+    folder.note_server("server01")
+    assert stat.S_IMODE((folder.path / "run.json").stat().st_mode) == 0o600
+    assert again(folder).record == replace(RECORD, server_id="server01")
+
+
+def test_only_the_newest_checkpoint_is_kept(folder: RunFolder) -> None:
+    for round in (0, 1, 2):
+        folder.write_checkpoint(checkpoint(round), 0)
+    assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["round-000002"]
+
+
+def test_folder_without_checkpoint_starts_at_the_beginning(folder: RunFolder) -> None:
+    assert again(folder).read_checkpoint() is None
+
+
+def test_checkpoint_that_was_not_finished_does_not_count(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write_checkpoint(checkpoint(1), 0)
+
+    def dies(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "rename", dies)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a process that dies tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_checkpoint(checkpoint(2), 0)
+    reopened = again(folder)
+    assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["round-000001"]
+    found = reopened.read_checkpoint()
+    assert found is not None
+    assert found.round == 1
+
+
+@pytest.mark.parametrize("name", ["parameters.safetensors", "strategy.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_damaged_checkpoint_is_refused_by_name(folder: RunFolder, name: str, damage: str) -> None:
+    folder.write_checkpoint(checkpoint(), 0)
+    path = folder.path / "checkpoints" / "round-000001" / name
+    data = bytearray(path.read_bytes())
+    match damage:
+        case "flipped":
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        case "cut":
+            path.write_bytes(data[:-1] if name != "state.json" else data[: len(data) // 2])
+        case _:
+            path.unlink()
+    with pytest.raises(CorruptData, match=name):
+        again(folder).read_checkpoint()
+
+
+def test_damaged_run_file_is_refused(folder: RunFolder) -> None:
+    path = folder.path / "run.json"
+    path.write_text(path.read_text().replace("demo", "dome"))
+    with pytest.raises(CorruptData, match=r"run.json is damaged"):
+        again(folder)
+
+
+def test_checkpoint_of_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder.create(tmp_path / "other", replace(RECORD, run_id="run00000002"))
+    other.write_checkpoint(checkpoint(), 0)
+    (other.path / "checkpoints" / "round-000001").rename(folder.path / "checkpoints" / "round-000001")
+    with pytest.raises(ConfigError, match="belongs to the run run00000002, not to run00000001"):
+        again(folder).read_checkpoint()
+
+
+def test_folder_that_holds_a_run_is_not_used_for_another(folder: RunFolder) -> None:
+    folder.close()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        RunFolder.create(folder.path, RECORD)
+
+
+def test_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunFolder.open(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_has_one_driver_at_a_time(folder: RunFolder) -> None:
+    with pytest.raises(ConfigError, match="Another driver works in"):
+        RunFolder.open(folder.path)
+
+
+def test_state_that_cannot_be_kept_is_refused_and_the_last_checkpoint_stays(folder: RunFolder) -> None:
+    folder.write_checkpoint(checkpoint(1), 0)
+    with pytest.raises(InvalidArgument, match=r"state_dict\(\)\['a'\]\[1\] has the type object"):
+        folder.write_checkpoint(checkpoint(2, strategy_state={"a": [1, object()]}), 0)
+    assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["round-000001"]
+
+
+def test_manifest_is_cut_to_what_the_checkpoint_knows(folder: RunFolder) -> None:
+    folder.write_checkpoint(checkpoint(1, manifest='{"round": 1}'), 0)
+    path = folder.path / "manifest.jsonl"
+    with path.open("a") as file:
+        file.write('{"round": 2}\n{"half')
+    found = again(folder).read_checkpoint()
+    assert found is not None
+    assert found.manifest == '{"round": 1}'
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"round": 1}]
+
+
+def test_manifest_that_lost_lines_is_refused(folder: RunFolder) -> None:
+    folder.write_checkpoint(checkpoint(1, manifest='{"round": 1}'), 0)
+    (folder.path / "manifest.jsonl").unlink()
+    with pytest.raises(CorruptData, match=r"manifest.jsonl has 0 bytes"):
+        again(folder).read_checkpoint()

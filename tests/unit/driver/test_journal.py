@@ -1,0 +1,56 @@
+"""The journal of a round: what was asked comes back in order, and is forgotten when the round is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hedgerow.driver.journal import Asked, Batch, Journal, SentIns
+from hedgerow.errors import CorruptData
+from hedgerow.records import Blob
+
+BATCH = Batch(
+    3,
+    "fit",
+    [Asked("node0002", "b", 0), Asked("node0001", "a", 1), Asked("node0003", "c", 0)],
+    [SentIns({"lr": 0.1, "raw": b"\0", "n": True}, Blob("a" * 64, 5), True), SentIns({}, b"inline", False)],
+    ["d"],
+    [("node0001", "get_properties", 2)],
+    {"samples": 1},
+)
+
+
+def test_batch_comes_back_as_it_was(tmp_path: Path) -> None:
+    Journal(tmp_path).write(BATCH)
+    assert Journal(tmp_path).read(3, "fit") == BATCH
+
+
+def test_numpy_values_of_a_config_come_back_as_they_were_sent(tmp_path: Path) -> None:
+    Journal(tmp_path).write(Batch(1, "fit", [], [SentIns({"lr": np.float32(0.5)}, b"", True)]))  # type: ignore[dict-item]
+    batch = Journal(tmp_path).read(1, "fit")
+    assert batch is not None
+    assert batch.instructions[0].config == {"lr": 0.5}
+
+
+def test_phase_that_was_not_sent_has_none(tmp_path: Path) -> None:
+    Journal(tmp_path).write(BATCH)
+    assert Journal(tmp_path).read(3, "evaluate") is None
+    assert Journal(tmp_path).read(4, "fit") is None
+
+
+def test_rounds_that_are_over_are_forgotten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for round, kind in ((9, "fit"), (10, "fit"), (10, "evaluate"), (11, "fit")):
+        journal.write(Batch(round, kind, [], []))
+    journal.forget(10)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000011-fit.json"]
+
+
+def test_damaged_batch_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path).write(BATCH)
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace("node0002", "node0009"))
+    with pytest.raises(CorruptData, match="is damaged"):
+        Journal(tmp_path).read(3, "fit")
