@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 2
+VERSION = 3
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
