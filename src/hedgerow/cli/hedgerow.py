@@ -14,6 +14,7 @@ USAGE = """usage: hedgerow [--version] COMMAND ...
   hedgerow run RUN      one run: its state, its rounds and what failed
   hedgerow stop RUN     end a run
   hedgerow nodes        the nodes of a server
+  hedgerow backup DEST  a copy of the state of the server on this machine, which may be running
 
 `hedgerow COMMAND --help` shows the options of a command.
 """
@@ -36,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 
             commands = {"runs": operate.runs, "run": operate.run, "stop": operate.stop, "nodes": operate.nodes}
             return commands[command](rest)
+        case "backup":
+            from hedgerow.cli import backup
+
+            return backup.main(rest)
         case "--version":
             print(f"hedgerow {importlib.metadata.version('hedgerow')}")
             return 0

@@ -84,6 +84,7 @@ class Service:
         clock = SystemClock()
         folder = BlobFolder(options.state_dir / "blobs")
         folder.delete_orphans(await store.live_files())
+        await self._check_blobs(store, folder)
 
         certificates = options.certificates
         context = None if certificates is None else certificates.https_server()
@@ -168,6 +169,21 @@ class Service:
         self._exits.push_async_callback(asyncio.to_thread, store.close)
         log.info("Using the store %s (server id %s)", url, store.server_id)
         return store
+
+    async def _check_blobs(self, store: Store, folder: BlobFolder) -> None:
+        """Blob files are not forced to the disk one by one: see which did not survive a power loss."""
+        files = await store.blob_files()
+        lost = await asyncio.to_thread(lambda: [name for name, size in files.items() if folder.size(name) != size])
+        if not lost:
+            return
+        awaited, gone = await store.mark_lost_blobs(frozenset(lost))
+        for name in lost:
+            folder.delete(name)
+        log.warning(
+            "The files of %d blobs are missing or damaged: %d are asked for again from their nodes, %d are gone",
+            *(len(lost), awaited, gone),
+            extra={"action": "blobs_lost"},
+        )
 
     async def _listen(self, server: grpc.aio.Server, address: Address, option: str) -> Address:
         certificates = self._options.certificates

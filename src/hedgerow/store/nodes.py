@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from hedgerow.errors import AlreadyExists, NotFound
 from hedgerow.records import Node, NodeState, Outcome, Reply, RunState, Task
 from hedgerow.security import Identity, check_secret
-from hedgerow.store import schema
+from hedgerow.store import lost_blobs, schema
 from hedgerow.store.changes import Lost, SessionOpened
 from hedgerow.store.schema import Row
 from hedgerow.store.tasks import finish, move, open_tasks_of_node, read_task, rows_by_id
@@ -47,7 +47,7 @@ def open_session(connection: Connection, who: Identity, name: str, in_hand: InHa
         connection.execute(insert(schema.nodes).values(new))
     else:
         connection.execute(update(schema.nodes).where(_NODES.node_id == who.id).values(values))
-    assign = _resume(connection, who.id, in_hand, now)
+    assign = _resume(connection, who.id, in_hand, now) + lost_blobs.ask_again(connection, who.id, in_hand.finished)
     cancel, release = _to_drop(connection, who.id, in_hand)
     return SessionOpened(epoch, assign, cancel, release, run_ids)
 
@@ -136,6 +136,7 @@ def _lose(connection: Connection, rows: Iterable[Row], why: str, now: float) -> 
         connection.execute(update(schema.nodes).where(_NODES.node_id == row.node_id).values(values))
         open_tasks = open_tasks_of_node(connection, row.node_id)
         finish(connection, open_tasks, Reply(Outcome.NODE_LOST, f"{row.name}: {why}"), now)
+        lost_blobs.ask_again(connection, row.node_id, ())  # nobody can be asked any longer
         run_ids.update(dict.fromkeys(task.run_id for task in open_tasks))
     return list(run_ids)
 

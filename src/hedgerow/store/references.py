@@ -45,16 +45,24 @@ def take(connection: Connection, who: str, blob: Blob, use: Use) -> None:
     of_run = False
     if not owns and who.startswith("driver/"):
         of_run = is_of_run(connection, use.run_id, blob.digest)
-    size = connection.execute(select(_BLOBS.size).where(_BLOBS.digest == blob.digest)).scalar_one_or_none()
+    here = (_BLOBS.digest == blob.digest, _BLOBS.bytes == 0)  # bytes that are lost must be uploaded again to be named
+    size = connection.execute(select(_BLOBS.size).where(*here)).scalar_one_or_none()
     if size is None or not (owns or of_run):
         raise PermissionDenied(f"{who} may not name the blob {blob.digest}: it is not here, or another peer's. Upload it first.")
     if size != blob.size:
         raise InvalidArgument(f"The blob {blob.digest} has {size} bytes, not {blob.size}.")
-    here = select(_REFS.digest).where(_REFS.digest == blob.digest, _REFS.run_id == use.run_id, _REFS.round == use.round)
-    if connection.execute(here).first() is None:
+    used = select(_REFS.digest).where(_REFS.digest == blob.digest, _REFS.run_id == use.run_id, _REFS.round == use.round)
+    if connection.execute(used).first() is None:
         connection.execute(insert(schema.blob_refs).values(digest=blob.digest, run_id=use.run_id, round=use.round))
     if owns:
         mine = (_OWNERS.digest == blob.digest, _OWNERS.who == who)
+        connection.execute(update(schema.blob_owners).where(*mine).values(held_since=None))
+
+
+def named_again(connection: Connection, who: str, digest: str, run_id: str) -> None:
+    """``who`` names a blob once more that a round of the run uses: it need not be held, too."""
+    if is_of_run(connection, run_id, digest):
+        mine = (_OWNERS.digest == digest, _OWNERS.who == who)
         connection.execute(update(schema.blob_owners).where(*mine).values(held_since=None))
 
 

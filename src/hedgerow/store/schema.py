@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 2
+VERSION = 3
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -144,6 +144,7 @@ blobs = Table(
     Column("digest", String(64), primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("file", String(64), nullable=False, unique=True),
+    Column("bytes", Integer, nullable=False, default=0),  # how they stand: lost_blobs.Bytes
 )
 
 # Who uploaded a blob and may name it. ``held_since`` keeps a blob that was uploaded and not yet named by a task or a reply.

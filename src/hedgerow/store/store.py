@@ -7,7 +7,7 @@ awaited from any event loop. An awaiter that is cancelled does not take its chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from hedgerow.clock import Clock
 from hedgerow.records import Blob, Node, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
-from hedgerow.store import nodes, overview, references, rounds, runs, schema, tasks, uploads
+from hedgerow.store import lost_blobs, nodes, overview, references, rounds, runs, schema, tasks, uploads
 from hedgerow.store.changes import (
     Acknowledged,
     Cancelled,
@@ -295,7 +295,8 @@ class Store:
         """File name and size in bytes.
 
         Raises:
-            NotFound: There is no such blob.
+            NotFound: There is no such blob, or its bytes are lost.
+            Unavailable: Its bytes are lost, and may come again from the node that made them.
         """
         return await self._read(lambda c: uploads.blob_file(c, digest))
 
@@ -325,6 +326,14 @@ class Store:
     async def live_files(self) -> set[str]:
         """Names of all files that an unfinished upload or a blob has."""
         return await self._read(uploads.live_files)
+
+    async def blob_files(self) -> dict[str, int]:
+        """Sizes of the files that blobs have or should have, by name."""
+        return await self._read(lost_blobs.blob_files)
+
+    async def mark_lost_blobs(self, files: Collection[str]) -> tuple[int, int]:
+        """The files of these blobs are missing or damaged. How many may come back from their nodes, and how many are gone."""
+        return await self._write(lambda c: lost_blobs.mark(c, files))
 
     # --- for people -------------------------------------------------------------------------------------------------------
 

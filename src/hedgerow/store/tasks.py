@@ -244,9 +244,11 @@ def complete_task(connection: Connection, place: Place, reply: Reply, now: float
     if row.node_epoch != place.epoch:
         raise Fenced(f"The node {place.node_id} has a newer session ({row.node_epoch}) than {place.epoch}. Stop this process.")
     over = RunState(row.run_state).final or row.round <= row.acknowledged_round
-    if TaskState(row.state) not in OPEN:
-        return Completed(False, row.run_id, over)
     blob = reply.parameters
+    if TaskState(row.state) not in OPEN:
+        if isinstance(blob, Blob):
+            references.named_again(connection, f"client/{place.node_id}", blob.digest, row.run_id)
+        return Completed(False, row.run_id, over)
     if isinstance(blob, Blob) and blob.digest != row.digest:  # what the task itself named, the node may name too
         references.take(connection, f"client/{place.node_id}", blob, references.Use(row.run_id, row.round))
     finish(connection, [row], reply, now, released=over)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from hedgerow.errors import AlreadyExists, CorruptData, InvalidArgument, NotFound, PermissionDenied
 from hedgerow.records import Blob
 from hedgerow.security import Identity, Role
-from hedgerow.store import references, schema
+from hedgerow.store import lost_blobs, references, schema
 from hedgerow.store.changes import Upload
 from hedgerow.store.nodes import check_node
 from hedgerow.store.references import owner
@@ -64,6 +64,10 @@ def finish_upload(connection: Connection, upload_id: str, digest: str, now: floa
         connection.execute(insert(schema.blobs).values(digest=digest, size=row.size, file=upload_id))
     elif blob.size != row.size:
         raise CorruptData(f"The blob {digest} has {blob.size} bytes, the upload {upload_id} has {row.size}.")
+    elif blob.bytes != lost_blobs.Bytes.HERE:
+        again = {"file": upload_id, "bytes": lost_blobs.Bytes.HERE.value}
+        connection.execute(update(schema.blobs).where(_BLOBS.digest == digest).values(again))
+        blob = None  # its own file is the blob's now
     connection.execute(update(schema.uploads).where(_UPLOADS.upload_id == upload_id).values(digest=digest))
     if row.digest is None:
         _hold(connection, digest, row.who, now)
@@ -79,9 +83,10 @@ def _hold(connection: Connection, digest: str, who: str, now: float) -> None:
 
 def blob_file(connection: Connection, digest: str) -> tuple[str, int]:
     """See :meth:`hedgerow.store.store.Store.blob_file`."""
-    row = connection.execute(select(_BLOBS.file, _BLOBS.size).where(_BLOBS.digest == digest)).one_or_none()
+    row = connection.execute(select(schema.blobs).where(_BLOBS.digest == digest)).one_or_none()
     if row is None:
         raise NotFound(f"There is no blob {digest}. It was released, or never uploaded.")
+    lost_blobs.check_here(row)
     return row.file, row.size
 
 
