@@ -26,6 +26,8 @@ from hedgerow.strategy import FedAvg, FedAvgM
 from hedgerow.wire import tensors
 
 ROUNDS = 3
+SEED = 38
+"""With this one, the first and the second choice of a round are different clients."""
 DEADLY = 2
 """The round in which the driver dies, unless the step says otherwise."""
 
@@ -123,17 +125,20 @@ class Asking:
     """Asks a client before it trains and before it evaluates, so that the tasks of a round have numbers that matter."""
 
     def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
-        self._ask(client_manager)
+        self._ask(client_manager, server_round + 0.1)
         return super().configure_fit(server_round, parameters, client_manager)  # type: ignore[misc]
 
     def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
-        self._ask(client_manager)
+        value = self._ask(client_manager, server_round + 0.2)
+        # The answer becomes part of the loss: it must be that of the second question, not of the first.
+        self.on_evaluate_config_fn = lambda server_round: {"value": value}
         return super().configure_evaluate(server_round, parameters, client_manager)  # type: ignore[misc]
 
     @staticmethod
-    def _ask(client_manager: Any) -> None:
+    def _ask(client_manager: Any, question: float) -> Any:
         client_manager.wait_for(3)
-        next(iter(client_manager.all().values())).get_properties(GetPropertiesIns({}), timeout=20)
+        first = next(iter(client_manager.all().values()))
+        return first.get_properties(GetPropertiesIns({"question": question}), timeout=20).properties["value"]
 
 
 class AskingFedAvg(Asking, FedAvg):
@@ -168,7 +173,7 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
     history = start_driver(
         server_address=address,
         server=server,
-        config=ServerConfig(num_rounds=ROUNDS, seed=11),
+        config=ServerConfig(num_rounds=ROUNDS, seed=SEED),
         **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
     )
     found = {

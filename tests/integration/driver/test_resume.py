@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 class Hospital(hc.NumPyClient):
     def get_properties(self, config):
-        return {"value": float(np.random.random())}
+        return {"value": config["question"]}
 
     def get_parameters(self, config):
         return [np.zeros(20_000, np.float32), np.zeros((), np.int64)]
@@ -45,7 +45,7 @@ class Hospital(hc.NumPyClient):
         return [parameters[0] * np.float32(0.5) + noise, parameters[1] + 1], np.random.randint(1, 9), {}
 
     def evaluate(self, parameters, config):
-        return float(np.abs(parameters[0]).mean() + np.random.random()), np.random.randint(1, 9), {}
+        return float(np.abs(parameters[0]).mean() + config["value"]), np.random.randint(1, 9), {}
 
 
 hospital_a, hospital_b, hospital_c = Hospital(), Hospital(), Hospital()
