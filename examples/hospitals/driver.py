@@ -4,6 +4,7 @@
 
     python driver.py address=<DRIVER_ADDRESS>
     python driver.py address=<DRIVER_ADDRESS> enroll=all num_rounds=5 seed=7
+    python driver.py address=<DRIVER_ADDRESS> resume=outputs/driver/<date>/<time>
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import hedgerow as hg
 import run_folder
+from hedgerow.errors import ConfigError
 from strategy import EnrollByLocation, RoundRecord
 
 run_folder.register()
@@ -26,8 +28,10 @@ run_folder.register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="driver")
 def main(config: DictConfig) -> None:
-    """Run the job; its log, checkpoints and history.json are in the run's output folder."""
+    """Run the job, or go on with one; its log, checkpoints and history.json are in the run's output folder."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    resumed = config.resume is not None
+    config = settings(folder, config)
     strategy = EnrollByLocation(
         locations=enrolled_locations(config.enroll),
         folder=folder / "checkpoints",
@@ -40,8 +44,31 @@ def main(config: DictConfig) -> None:
         run_name=f"train, enroll={config.enroll}",
         root_certificates=config.root_certificates,
         limits=hg.DriverLimits(wait_for_clients_s=config.wait_s),
+        # What a driver needs to go on where one that died has stopped.
+        checkpoint_dir=folder / "run",
+        resume=folder / "run" if resumed else None,
     )
     write_history(folder / "history.json", config, strategy.records, history)
+
+
+def settings(folder: Path, config: DictConfig) -> DictConfig:
+    """The run's settings: noted in its folder when it starts, read from there when it goes on (but for the server's address).
+
+    Raises:
+        ConfigError: There is no such run.
+    """
+    path = folder / "settings.yaml"
+    if config.resume is None:
+        OmegaConf.save(config, path, resolve=True)
+        return config
+    if not path.exists():
+        raise ConfigError(
+            f"There is no run in {folder}: it has no settings.yaml. Give the folder outputs/driver/<date>/<time> of one."
+        )
+    noted = OmegaConf.load(path)
+    assert isinstance(noted, DictConfig)
+    noted.address = config.address
+    return noted
 
 
 def enrolled_locations(enroll: str | Sequence[str]) -> set[str] | None:

@@ -1,4 +1,4 @@
-"""A fresh output folder for each run of a driver, as a resolver for Hydra's configuration: ``${fresh_folder:outputs/driver}``."""
+"""The output folder of a run, as resolvers for Hydra's configuration: ``${run_folder:${resume}}``, ``${fresh_folder:…}``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def fresh_folder(parent: str) -> str:
     return str(folder)
 
 
+def run_folder(resume: str | None) -> str:
+    """The folder of the run to go on with, or a fresh one."""
+    return fresh_folder("outputs/driver") if resume is None else resume
+
+
 def register() -> None:
-    """Let Hydra's configuration files use the resolver; a configuration resolves it once."""
+    """Let Hydra's configuration files use the resolvers; a configuration resolves each once."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("fresh_folder", fresh_folder, use_cache=True, replace=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hedgerow as hg
 from dataset import load_test
@@ -83,6 +85,14 @@ class EnrollByLocation(hg.FedAvg):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.records.append(RoundRecord(server_round, loss, accuracy, str(path), digest))
         return loss, {"accuracy": accuracy}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The records so far, so that a driver that goes on with the run has them."""
+        return {"records": [dataclasses.asdict(record) for record in self.records]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the records."""
+        self.records = [RoundRecord(**record) for record in state["records"]]
 
 
 def mean_train_loss(answers: list[tuple[int, dict[str, hg.Scalar]]]) -> dict[str, hg.Scalar]:

@@ -189,3 +189,15 @@ def test_fresh_state_and_another_order_give_the_same_checkpoints(hospitals: Hosp
         assert fresh.clients["hospital_a"].stop(STOP) == 0
         assert fresh.server.stop(STOP) == 0
         assert "Traceback" not in fresh.server.output() + fresh.clients["hospital_a"].output()
+
+
+def test_a_driver_that_is_killed_goes_on_to_the_same_checkpoints(hospitals: Hospitals, only_a: Process) -> None:
+    killed = hospitals.train("enroll=A", "seed=1")
+    killed.wait_for_output("fit_round 2: strategy sampled", JOB)
+    killed.kill()
+    folder = hospitals.output_folder(killed)
+    resumed = hospitals.start_driver(EXAMPLE / "driver.py", f"address={hospitals.driver.text}", f"resume={folder}")
+    assert resumed.wait(JOB) == 0, resumed.tail(60)
+    history = json.loads((folder / "history.json").read_text())
+    assert [record["sha256"] for record in history["rounds"]] == hospitals.digests(only_a)
+    assert "fit_round 1" not in resumed.output(), "what was done is not done again"

@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         ("node_lost_s", "a node that is away for longer is lost and its tasks fail"),
         ("max_task_s", "a task that was sent longer ago expires"),
         ("driver_lost_s", "a run whose driver is away for longer shows as interrupted"),
+        ("interrupted_kept_s", "an interrupted run that is not taken up for longer fails"),
         ("drain_s", "a server that is told to stop waits so long for transfers in flight"),
     ):
         flag = "--" + name.replace("_", "-")
@@ -91,6 +92,7 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         node_lost_s=args.node_lost_s,
         max_task_s=args.max_task_s,
         driver_lost_s=args.driver_lost_s,
+        interrupted_kept_s=args.interrupted_kept_s,
         drain_s=args.drain_s,
         **state_dir,
     )

@@ -75,8 +75,10 @@ class RunFolder:
                 if (path / "run.json").exists():
                     raise ConfigError(f"{path} holds a run already. Continue it with resume=, or choose another checkpoint_dir.")
                 for name in ("checkpoints", "tasks"):
-                    shutil.rmtree(path / name, ignore_errors=True)  # of a driver that died before it noted its run
-                    (path / name).mkdir()
+                    # Empty ones are of a driver that died before it noted its run; anything else is somebody's.
+                    if (path / name).is_dir() and any((path / name).iterdir()):
+                        raise ConfigError(f"{path / name} is in use for something else. Choose another checkpoint_dir.")
+                    (path / name).mkdir(exist_ok=True)
                 folder = cls(path, lock, record)
                 folder._write_record()
             except BaseException:

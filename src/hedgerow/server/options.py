@@ -31,6 +31,7 @@ class ServerOptions:
         node_lost_s: A node that is away for longer counts as lost, and its tasks fail.
         max_task_s: A task that was sent longer ago without a result expires.
         driver_lost_s: A run whose driver is away for longer shows as interrupted.
+        interrupted_kept_s: An interrupted run that is not taken up for longer fails, and what is kept for it is released.
         unused_blob_s: An upload that nobody refers to for longer is deleted.
         url_lifetime_s: How long a signed URL is good for starting a transfer.
         drain_s: How long a server that is told to stop waits for transfers in flight.
@@ -52,6 +53,7 @@ class ServerOptions:
     node_lost_s: float = 600.0
     max_task_s: float = 24 * 3600.0
     driver_lost_s: float = 60.0
+    interrupted_kept_s: float = 7 * 24 * 3600.0
     unused_blob_s: float = 3600.0
     url_lifetime_s: float = 900.0
     drain_s: float = 30.0
@@ -66,7 +68,7 @@ class ServerOptions:
                 "The server needs certificates: --certificates CA.pem SERVER.pem SERVER.key. To run without encryption, "
                 "on a machine or network of your own, say --insecure."
             )
-        for name in ("node_lost_s", "max_task_s", "driver_lost_s", "unused_blob_s", "url_lifetime_s"):
+        for name in ("node_lost_s", "max_task_s", "driver_lost_s", "interrupted_kept_s", "unused_blob_s", "url_lifetime_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
         if not self.drain_s >= 0:

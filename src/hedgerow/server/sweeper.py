@@ -6,6 +6,7 @@ import logging
 
 from hedgerow.clock import Clock
 from hedgerow.errors import HedgerowError
+from hedgerow.records import RunState
 from hedgerow.server.bells import Bells
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.options import ServerOptions
@@ -55,4 +56,15 @@ class Sweeper:
         await self._store.see_watched_runs()
         for run_id in await self._store.interrupt_runs(now - options.driver_lost_s):
             log.warning("Run %s is interrupted: its driver has vanished", run_id, extra={"action": "run_interrupted"})
+        for run_id in await self._store.abandoned_runs(now - options.interrupted_kept_s):
+            await self._fail(run_id)
         await self._notifier.unlink(await self._store.collect_blobs(now - options.unused_blob_s))
+
+    async def _fail(self, run_id: str) -> None:
+        """End a run that nobody has taken up again; what was kept for it is released."""
+        message = f"interrupted, and not taken up again within {self._options.interrupted_kept_s:g} s"
+        ended = await self._store.end_run(None, run_id, RunState.FAILED, message)
+        self._notifier.cancelled([run_id], ended.notify, "the run has ended")
+        self._notifier.released(ended.release)
+        await self._notifier.unlink(ended.files)
+        log.warning("Run %s failed: %s", run_id, message, extra={"action": "run_ended"})

@@ -137,6 +137,12 @@ def interrupt_runs(connection: Connection, unseen_before: float) -> list[str]:
     return run_ids
 
 
+def abandoned_runs(connection: Connection, unseen_before: float) -> list[str]:
+    """See :meth:`hedgerow.store.store.Store.abandoned_runs`."""
+    abandoned = (_RUNS.state == RunState.INTERRUPTED.value, _RUNS.last_seen < unseen_before)
+    return list(connection.execute(select(_RUNS.run_id).where(*abandoned).order_by(_RUNS.created_at)).scalars())
+
+
 def run_info(row: Row) -> RunInfo:
     """A run as people see it."""
     return RunInfo(

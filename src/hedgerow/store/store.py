@@ -161,6 +161,10 @@ class Store:
             return []
         return await self._write(lambda c: runs.interrupt_runs(c, unseen_before))
 
+    async def abandoned_runs(self, unseen_before: float) -> list[str]:
+        """Interrupted runs whose driver was not seen since that time; the caller ends them."""
+        return await self._read(lambda c: runs.abandoned_runs(c, unseen_before))
+
     async def see_watched_runs(self) -> None:
         """A sign of life of every run that is watched; so a server that dies leaves a time that is not long past."""
         now = self._clock.now()

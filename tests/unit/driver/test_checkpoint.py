@@ -143,6 +143,15 @@ def test_folder_that_holds_a_run_is_not_used_for_another(folder: RunFolder) -> N
         RunFolder.create(folder.path, RECORD)
 
 
+def test_folder_with_files_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    model = tmp_path / "checkpoints" / "best.safetensors"
+    model.parent.mkdir()
+    model.write_bytes(b"months of training")
+    with pytest.raises(ConfigError, match="in use for something else"):
+        RunFolder.create(tmp_path, RECORD)
+    assert model.read_bytes() == b"months of training"
+
+
 def test_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no run"):
         RunFolder.open(tmp_path / "nowhere")
