@@ -23,6 +23,7 @@ from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
 from hedgerow.records import GetPropertiesIns
 from hedgerow.strategy import FedAvg, FedAvgM
+from hedgerow.strategy.fedavg import ConfigFn
 from hedgerow.wire import tensors
 
 ROUNDS = 3
@@ -123,6 +124,8 @@ STEPS: dict[str, Callable[[], None]] = {
 
 class Asking:
     """Asks a client before it trains and before it evaluates, so that the tasks of a round have numbers that matter."""
+
+    on_evaluate_config_fn: ConfigFn | None
 
     def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
         self._ask(client_manager, server_round + 0.1)
