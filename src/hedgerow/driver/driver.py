@@ -269,14 +269,19 @@ class Driver:
         if ids:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
-    def acknowledge(self, round: int, manifest: str = "") -> None:
+    def acknowledge(self, round: int, manifest: str = "", manifest_round: int | None = None) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        Blobs stay whose parameters are still in use here. The manifest, one line of JSON, is kept at the server.
+        Blobs stay whose parameters are still in use here. The manifest, one line of JSON, is kept at the server; it is that of
+        ``manifest_round``, if given: an asynchronous run gets on while tasks of earlier rounds are still under way.
         """
         assert self._payloads is not None, "connect() comes first"
         request = driver_pb2.AcknowledgeRoundRequest(
-            run_id=self.run_id, round=round, keep=self._payloads.digests(), manifest=manifest
+            run_id=self.run_id,
+            round=round,
+            keep=self._payloads.digests(),
+            manifest=manifest,
+            manifest_round=round if manifest_round is None else manifest_round,
         )
         self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
         self.mirror.forget(round)

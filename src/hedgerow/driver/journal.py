@@ -10,7 +10,8 @@ are in the checkpoint, or come out of the fold again; others are fetched from th
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import numpy as np
 
 from hedgerow.driver.durable import Json, read_sealed, write_sealed
 from hedgerow.driver.state_codec import Encoder, decode
-from hedgerow.errors import ConfigError
+from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Config, Parameters, Payload
 
 FORMAT = 1
+_NAME = re.compile(r"round-(\d{6,})-(.+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Batch:
 
     Attributes:
         round: The round.
-        kind: "fit" or "evaluate".
+        kind: "fit" or "evaluate"; "fit-000017" for a task of an asynchronous run, which is a batch of its own.
         asked: Who, in order.
         instructions: What; several nodes may share one.
         not_asked: Names of the nodes that were available and not asked.
@@ -122,12 +124,27 @@ class Journal:
             content["manager"],
         )
 
-    def forget(self, round: int) -> None:
-        """This round and all before it are over."""
-        last = self._file(round + 1, "").name
-        for path in self.path.iterdir():
-            if path.name < last:
-                path.unlink(missing_ok=True)
+    def names(self) -> list[tuple[int, str]]:
+        """Round and kind of all batches, in their order."""
+        found = (_NAME.fullmatch(path.name) for path in self.path.iterdir())
+        return sorted((int(name[1]), name[2]) for name in found if name is not None)
+
+    def noted(self, name: tuple[int, str]) -> Batch:
+        """A batch that must be there.
+
+        Raises:
+            CorruptData: It is missing or damaged.
+        """
+        batch = self.read(*name)
+        if batch is None:
+            raise CorruptData(f"{self._file(*name)} is missing. Restore it from a copy, or start a new run.")
+        return batch
+
+    def forget(self, round: int, keep: Collection[tuple[int, str]] = ()) -> None:
+        """This round and all before it are over, but for some batches of an asynchronous run."""
+        for name in self.names():
+            if name[0] <= round and name not in keep:
+                self._file(*name).unlink(missing_ok=True)
 
     def _file(self, round: int, kind: str) -> Path:
         return self.path / f"round-{round:06d}-{kind}.json"

@@ -143,6 +143,10 @@ class RunFolder:
     def write_checkpoint(self, checkpoint: Checkpoint, cursor: int) -> None:
         """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
 
+        Args:
+            checkpoint: What is known.
+            cursor: Taken where the checkpoint has none.
+
         Raises:
             InvalidArgument: The strategy's state cannot be kept.
         """
@@ -152,8 +156,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         size = self._manifest.stat().st_size if self._manifest.exists() else 0
+        if checkpoint.cursor is not None:
+            cursor = checkpoint.cursor
         write_checkpoint(self._checkpoints, replace(checkpoint, run_id=self.record.run_id, cursor=cursor, manifest_bytes=size))
-        self.journal.forget(checkpoint.round)
+        self.journal.forget(checkpoint.round, checkpoint.pending)
 
     def _write_record(self) -> None:
         record = self.record

@@ -29,11 +29,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver: the blobs to keep, and its line of the manifest, "" for none."""
+    """A round that is safe with its driver: the blobs to keep, and a line of the manifest, "" for none, with its round."""
 
     round: int
     keep: Sequence[str]
-    manifest: str = ""
+    manifest: str
+    manifest_round: int
 
 
 def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over) -> Acknowledged:
@@ -43,7 +44,7 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
         return Acknowledged([], [])  # everything is released already
     round = over.round
     if over.manifest:
-        _keep_manifest(connection, run_id, round, over.manifest)
+        _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
     released = _release(connection, run_id, round)
