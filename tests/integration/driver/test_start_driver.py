@@ -473,6 +473,77 @@ def test_run_is_not_resumed_at_a_server_that_does_not_know_it(server: FakeServer
     assert server.api.ended is None
 
 
+class DyingInTheEvaluation(FedAvg):
+    """Its driver dies when all clients have evaluated in round 1."""
+
+    def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:
+        len(results)
+        raise _Death
+
+
+DyingInTheEvaluation.__name__ = "FedAvg"
+
+
+def two_lives(fake: FakeServer, folder: Path, between: Any = lambda: None, **limits: Any) -> tuple[Any, bytes, list[str]]:
+    """A run of one round whose driver dies before the checkpoint; history, parameters and the models that were sent."""
+    options: dict[str, Any] = {"server_address": fake.address, "config": ServerConfig(1, seed=3, **limits), "limits": QUICK}
+    with pytest.raises(_Death):
+        start_driver(server=Server(strategy=DyingInTheEvaluation()), checkpoint_dir=folder, **options)
+    fake.api.ended = None
+    between()
+    second = Server(strategy=FedAvg())
+    history = start_driver(server=second, resume=folder, **options)
+    sent = {t.instruction.parameters for t in fake.api.tasks.values() if t.instruction.kind == "evaluate"}
+    assert sent == {tensors.dumps(second.parameters)}, "what was evaluated is what came out"
+    return history, tensors.dumps(second.parameters), [f.node for f in history.failures.get(1, [])]
+
+
+def test_who_was_late_stays_late_although_the_result_is_at_the_server_when_the_driver_is_restarted(tmp_path: Path) -> None:
+    def answer(task: Task) -> Reply | None:
+        return None if (task.node_id, task.instruction.kind) == ("node0002", "fit") else trained(task)
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        fake.api.too_late = trained
+        history, _, failed = two_lives(fake, tmp_path / "run", round_timeout=0.2)
+        assert failed == ["c"]
+        (failure,) = history.failures[1]
+        assert (failure.reason, failure.message) == ("late", "no answer within 0.2 s")
+        fit = json.loads(fake.api.manifests[1])["fit"]
+        assert [entry["outcome"] for entry in fit] == ["contributed", "contributed", "late"]
+
+
+def test_what_was_folded_is_folded_again_however_long_it_takes_to_come(server: FakeServer, tmp_path: Path) -> None:
+    def slowly() -> None:
+        def release() -> None:
+            server.api.results_held = False
+            server.api.ring()
+
+        server.api.results_held = True
+        server.do(lambda: server.loop.call_later(0.8, release))
+
+    history, _, failed = two_lives(server, tmp_path / "run", slowly, round_timeout=0.4)
+    assert failed == []
+    assert history.losses_distributed
+
+
+def test_evaluation_of_other_parameters_than_those_that_were_sent_is_refused_and_the_run_stays(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    class Noisy(FedAvg):
+        def aggregate_fit(self, *args: Any) -> Any:
+            parameters, metrics = super().aggregate_fit(*args)
+            assert parameters is not None
+            return Parameters({"w": parameters["w"] + 1}), metrics
+
+    Noisy.__name__ = "FedAvg"
+    with pytest.raises(_Death):
+        run(server, strategy=DyingInTheEvaluation(), checkpoint_dir=tmp_path / "run")
+    server.api.ended = None
+    with pytest.raises(ConfigError, match="evaluate_round 1: the parameters are not those that were sent"):
+        run(server, strategy=Noisy(), resume=tmp_path / "run")
+    assert run(server, strategy=FedAvg(), resume=tmp_path / "run").losses_distributed
+
+
 def test_more_rounds_may_be_asked_for_when_a_run_is_resumed(server: FakeServer, tmp_path: Path) -> None:
     interrupted(server, tmp_path / "run")
     assert [n for n, _ in run(server, rounds=4, resume=tmp_path / "run").losses_distributed] == [1, 2, 3, 4]
