@@ -60,6 +60,16 @@ def late(node: str, kind: str, within: str) -> TaskFailed:
     return TaskFailed(f"no answer within {within}", node=node, kind=kind, reason=LATE)
 
 
+def unfetched(node: str, kind: str, within: str) -> TaskFailed:
+    """The failure of a client whose answer came to the server in time and could not be fetched from there in time."""
+    return TaskFailed(f"the answer could not be fetched from the server within {within}", node=node, kind=kind, reason=LATE)
+
+
+def failure_again(node: str, kind: str, reason: str, message: str) -> Exception:
+    """A failure as it was before the driver was restarted."""
+    return BadUpdate(message) if reason == BAD_UPDATE else TaskFailed(message, node=node, kind=kind, reason=reason)
+
+
 def _parameters(reply: Reply, download: Download) -> Parameters:
     if reply.parameters is None:
         raise BadUpdate("The client returned no parameters.")

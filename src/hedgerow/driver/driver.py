@@ -323,14 +323,14 @@ class Driver:
             self.close()
 
     def end_with(self, error: BaseException | None) -> None:
-        """End the run as its driver ended: FINISHED, FAILED with the error, or STOPPED after Ctrl-C.
+        """End the run as its driver ended: FINISHED, FAILED with the error, or STOPPED after Ctrl-C or what came as such.
 
         A server that cannot be told does not matter any more: that is logged, not raised.
         """
         if error is None:
             state, message = RunState.FINISHED, ""
         elif isinstance(error, KeyboardInterrupt):
-            state, message = RunState.STOPPED, "stopped by Ctrl-C at the driver"
+            state, message = RunState.STOPPED, f"stopped by {str(error) or 'Ctrl-C'} at the driver"
         else:
             state, message = RunState.FAILED, f"{type(error).__name__}: {error}"
         if isinstance(error, RunEnded):

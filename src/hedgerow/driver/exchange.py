@@ -1,7 +1,7 @@
 """Instructions out, answers in: between what a strategy says and what the low-level driver does.
 
-Owned here: a round's deadline, and that results are fetched and checked in the background, out of order, while the strategy folds
-those that came before.
+Owned here: a phase's time limits, and that results are fetched and checked in the background, out of order, while the strategy
+folds those that came before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hedgerow.driver.answers import (
     TIME_IS_UP,
     Ins,
     evaluate_res,
+    failure_again,
     failure_of,
     fit_res,
     get_parameters_res,
@@ -26,13 +27,14 @@ from hedgerow.driver.answers import (
     kind_of,
     late,
     reason_of,
+    unfetched,
 )
 from hedgerow.driver.asynchronous import Flights
 from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
 from hedgerow.driver.flights import DriverFlights
-from hedgerow.driver.journal import Journal
+from hedgerow.driver.journal import Journal, Unfolded
 from hedgerow.driver.results import Measure, Results
 from hedgerow.driver.sent import Again, SentBatches
 from hedgerow.errors import BadUpdate, ConfigError, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
@@ -258,6 +260,7 @@ class DriverExchange:
         sequences = self.driver.sequences(self._round)
         tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
         again, self._again = self._again, None
+        closed = None if again is None else again.closed
         if again is None:
             noted = [
                 (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
@@ -265,18 +268,33 @@ class DriverExchange:
             not_asked = self._sent.note(self._round, kind, noted, sequences)
         else:
             not_asked = again.not_asked
-        results: Results[R] = self._results(kind, clients, tasks)
+        results: Results[R] = self._results(kind, clients, tasks, closed is not None)
         results.not_asked = not_asked
         self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
-        if timeout is not None:
-            self._expire_later(timeout, weakref.ref(results), tasks, partial(late, kind=kind, within=f"{timeout:g} s"))
+        if closed is not None:
+            for one in closed:
+                self._leave_out(results, one, kind)
+        elif timeout is not None:
+            within = f"{timeout:g} s"
+            errors = partial(late, kind=kind, within=within), partial(unfetched, kind=kind, within=within)
+            self._expire_later(timeout, weakref.ref(results), tasks, *errors)
         for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             # A future keeps its callbacks when it is done; the list lets go of the results.
             self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
         return results
 
-    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task]) -> Results[R]:
-        """An empty sequence of results, which waits for stragglers no longer than the grace time."""
+    @staticmethod
+    def _leave_out(results: Results[R], one: Unfolded, kind: Kind) -> None:
+        """Who was not folded before the driver was restarted is not folded now."""
+        if one.bytes is not None and one.seconds is not None:
+            results.measures[one.index] = Measure(one.bytes, one.seconds)
+        results.fail(one.index, failure_again(results.client(one.index).cid, kind, one.reason, one.message))
+
+    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task], closed: bool) -> Results[R]:
+        """An empty sequence of results, which waits for stragglers no longer than the grace time.
+
+        A phase that was closed before has no such limit: its results are at the server.
+        """
         quorum, grace_s = min(self._config.quorum(len(clients)), len(clients)), self._config.grace_s
         itself: list[weakref.ref[Results[R]]] = []
 
@@ -289,8 +307,9 @@ class DriverExchange:
             clients,
             partial(_log_completed, kind, self._round),
             partial(_log_failed, kind, self._round),
-            None if grace_s is None else quorum,
+            None if closed or grace_s is None else quorum,
             reached,
+            (lambda failed, measures: None) if closed else partial(self._sent.close, self._round, kind),
         )
         itself.append(weakref.ref(results))
         return results
@@ -314,14 +333,20 @@ class DriverExchange:
         return self.driver.task(client.node, kind_of(ins), round=self._round, config=ins.config, parameters=parameters)
 
     def _expire_later(
-        self, seconds: float, expiring: weakref.ref[Results[R]], tasks: Sequence[Task], error: Callable[[str], TaskFailed]
+        self,
+        seconds: float,
+        expiring: weakref.ref[Results[R]],
+        tasks: Sequence[Task],
+        error: Callable[[str], TaskFailed],
+        on_its_way: Callable[[str], TaskFailed] | None = None,
     ) -> None:
         """After some seconds, whoever has not answered is late. The timer outlives the round; it does not keep its results."""
 
         def expire() -> None:
             results = expiring()
             if results is not None:
-                indices = results.expire(lambda client: error(client.cid))
+                fetching = None if on_its_way is None else lambda client: on_its_way(client.cid)
+                indices = results.expire(lambda client: error(client.cid), fetching)
                 self.driver.cancel([tasks[index] for index in indices], TIME_IS_UP)
 
         self.driver.call_later(seconds, expire)

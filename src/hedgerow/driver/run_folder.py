@@ -93,7 +93,7 @@ class RunFolder:
         """Open the folder of a run that is to go on.
 
         Raises:
-            ConfigError: It holds no run, or another driver works in it.
+            ConfigError: It holds no run, another driver works in it, or something else lies in the journal.
             CorruptData: It is damaged.
         """
         path = path.absolute()
@@ -109,6 +109,7 @@ class RunFolder:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             for left in path.glob(".run.json.*"):
                 left.unlink()
+            folder.journal.check()
         except BaseException:
             lock.release()
             raise

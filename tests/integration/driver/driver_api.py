@@ -36,6 +36,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.keep: dict[int, list[str]] = {}
         self.manifests: dict[int, str] = {}
         self.cancelled: list[str] = []
+        self.too_late: Answer = lambda task: None  # what has come for a task in the moment before it is cancelled
+        self.results_held = False
         self.cut = 0
         self.server_id = "abc"
         self.acknowledged_rounds = 0
@@ -81,7 +83,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         await self._note("CancelTasks", context)
         self.cancelled += request.task_ids
         for task_id in request.task_ids:
-            self.finish(self.tasks[task_id], Reply(Outcome.CANCELLED, request.reason))
+            task = self.tasks[task_id]
+            self.finish(task, self.too_late(task) or Reply(Outcome.CANCELLED, request.reason))
         return driver_pb2.CancelTasksReply(cancelled=len(request.task_ids))
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -96,7 +99,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
                 version, first = max([version, *(n.version for n in nodes)]), False
                 changes = driver_pb2.NodeChanges(nodes=map(convert.node_to_proto, nodes), complete=True)
                 yield driver_pb2.WatchEvent(nodes=changes)
-            results = self.results[cursor:]
+            results = [] if self.results_held else self.results[cursor:]
             cursor += len(results)
             if results:
                 yield driver_pb2.WatchEvent(results=driver_pb2.Results(results=map(convert.result_to_proto, results)))
