@@ -133,6 +133,8 @@ class RunFolder:
             ConfigError: The checkpoint is another run's.
         """
         checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
+        if checkpoint is not None:
+            self.journal.forget(checkpoint.round)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
         if self._manifest.exists() or size:
             found = self._manifest.stat().st_size if self._manifest.exists() else 0
