@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import (
+    LATE,
     TIME_IS_UP,
     Download,
     Ins,
@@ -257,6 +258,8 @@ class DriverExchange:
         if closed is not None:
             for one in closed:
                 self._leave_out(results, one, kind)
+            # The earlier process may have died before the server heard of it.
+            self.driver.cancel([tasks[one.index] for one in closed if one.reason == LATE], TIME_IS_UP)
         elif timeout is not None:
             within = f"{timeout:g} s"
             errors = partial(late, kind=kind, within=within), partial(unfetched, kind=kind, within=within)

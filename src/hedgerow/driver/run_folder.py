@@ -55,7 +55,7 @@ class RunFolder:
     def __init__(self, path: Path, lock: filelock.FileLock, record: RunRecord) -> None:
         self.path = path
         self.record = record
-        self.journal = Journal(path / "tasks")
+        self.journal = Journal(path / "tasks", record.run_id)
         self._checkpoints = path / "checkpoints"
         self._manifest = path / "manifest.jsonl"
         self._lock = lock

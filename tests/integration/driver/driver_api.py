@@ -85,6 +85,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.cancelled += request.task_ids
         for task_id in request.task_ids:
             task = self.tasks[task_id]
+            if any(result.task_id == task_id for result in self.results):
+                continue
             self.finish(task, self.too_late(task) or Reply(Outcome.CANCELLED, request.reason))
         return driver_pb2.CancelTasksReply(cancelled=len(request.task_ids))
 

@@ -669,6 +669,7 @@ def test_who_was_late_stays_late_although_the_result_is_at_the_server_when_the_d
         assert (failure.reason, failure.message) == ("late", "no answer within 0.2 s")
         fit = json.loads(fake.api.manifests[1])["fit"]
         assert [entry["outcome"] for entry in fit] == ["contributed", "contributed", "late"]
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"] * 2, "told again"
 
 
 def test_what_was_folded_is_folded_again_however_long_it_takes_to_come(server: FakeServer, tmp_path: Path) -> None:
