@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
 from hedgerow.driver.history import NodeFailure
-from hedgerow.driver.manifest import NOT_SAMPLED, NOT_VALID, RUN_OVER, STALE, NodeEntry, answer_entry
+from hedgerow.driver.manifest import NOT_VALID, RUN_OVER, STALE, NodeEntry, answer_entry, not_asked_entries
 from hedgerow.driver.results import Failed, Measure
 from hedgerow.records import FitIns, FitRes, Kind, Metrics, Parameters
 from hedgerow.strategy.asynchronous import AsynchronousStrategy, Idle, Update
@@ -153,11 +153,7 @@ class AsynchronousRounds:
         else:
             version.parameters, version.metrics = self._strategy.flush(server_round, parameters)
         seen = {entry["node"] for entry in version.entries} | self.flights.busy()
-        version.entries += [
-            {"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED}
-            for name in self._manager.all()
-            if name not in seen
-        ]
+        version.entries += not_asked_entries(name for name in self._manager.all() if name not in seen)
         return version
 
     def end(self, version: Version) -> None:

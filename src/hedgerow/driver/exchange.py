@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import (
+    LATE,
     TIME_IS_UP,
+    Download,
     Ins,
     evaluate_res,
     failure_again,
@@ -64,6 +66,7 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R", FitRes, EvaluateRes)
 I = TypeVar("I", FitIns, EvaluateIns)  # noqa: E741
+Answer: TypeAlias = Callable[[Reply, Download], R]
 DOWNLOADS_AT_ONCE = 4
 
 
@@ -186,12 +189,13 @@ class DriverExchange:
         """
         if self._manager is None:
             raise ConfigError("An asynchronous run needs a client manager.")
-        return DriverFlights(self.driver, self._manager, lambda c: _node_proxy(c).node, self._proxy, self._journal, self._pool)
+        pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
+        return DriverFlights(self.driver, self._manager, lambda c: _node_proxy(c).node, self._proxy, self._journal, pool)
 
     def finish_round(self, server_round: int, manifest: str = "", oldest_open: int | None = None) -> None:
         """Clients may drop the results of rounds of which nothing is open, and the server their blobs; it keeps the manifest."""
         released = server_round if oldest_open is None else min(server_round, oldest_open - 1)
-        self.driver.acknowledge(released, manifest, server_round)
+        self.driver.acknowledge(released, manifest, server_round, self._sent.payloads())
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""
@@ -242,20 +246,23 @@ class DriverExchange:
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
     ) -> Results[FitRes]:
         """Let clients train. The deadline counts from when the tasks are at the server."""
-        answers: list[Callable[[Reply], FitRes]] = [partial(fit_res, download=self.driver.download, spec=spec) for spec in specs]
+        answers: list[Answer[FitRes]] = [partial(fit_res, spec=spec) for spec in specs]
         return self._ask_all(Kind.FIT, instructions, answers, timeout)
 
     def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
         """Let clients evaluate. The deadline counts from when the tasks are at the server."""
-        return self._ask_all(Kind.EVALUATE, instructions, [evaluate_res] * len(instructions), timeout)
+        answers: list[Answer[EvaluateRes]] = [lambda reply, download: evaluate_res(reply)] * len(instructions)
+        return self._ask_all(Kind.EVALUATE, instructions, answers, timeout)
 
     def _ask_all(
         self,
         kind: Kind,
         instructions: Sequence[tuple[ClientProxy, FitIns | EvaluateIns]],
-        answers: Sequence[Callable[[Reply], R]],
+        answers: Sequence[Answer[R]],
         timeout: float | None,
     ) -> Results[R]:
+        # Threads of its own: those of the phase before may hang in transfers that nobody wants any longer.
+        self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
         clients = [_node_proxy(client) for client, _ in instructions]
         sequences = self.driver.sequences(self._round)
         tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
@@ -274,6 +281,8 @@ class DriverExchange:
         if closed is not None:
             for one in closed:
                 self._leave_out(results, one, kind)
+            # The earlier process may have died before the server heard of it.
+            self.driver.cancel([tasks[one.index] for one in closed if one.reason == LATE], TIME_IS_UP)
         elif timeout is not None:
             within = f"{timeout:g} s"
             errors = partial(late, kind=kind, within=within), partial(unfetched, kind=kind, within=within)
@@ -351,9 +360,7 @@ class DriverExchange:
 
         self.driver.call_later(seconds, expire)
 
-    def _arrived(
-        self, holder: list[Results[R]], index: int, node: str, answer: Callable[[Reply], R], future: Future[TaskResult]
-    ) -> None:
+    def _arrived(self, holder: list[Results[R]], index: int, node: str, answer: Answer[R], future: Future[TaskResult]) -> None:
         """A task's future is done: runs on the connection's thread, which must not wait for a download."""
         results = holder.pop()
         error = future.exception(0)
@@ -371,18 +378,19 @@ class DriverExchange:
         if result.reply.outcome is not Outcome.OK:
             results.fail(index, failure_of(node, result.kind, result.reply))
         elif isinstance(result.reply.parameters, Blob):
-            self._pool.submit(lambda: _finish(results, index, answer, result.reply))
+            self._pool.submit(lambda: self._finish(results, index, answer, result.reply))
         else:
-            _finish(results, index, answer, result.reply)
+            self._finish(results, index, answer, result.reply)
 
-
-def _finish(results: Results[R], index: int, answer: Callable[[Reply], R], reply: Reply) -> None:
-    try:
-        results.put(index, answer(reply))
-    except BadUpdate as error:
-        results.fail(index, error.with_traceback(None))  # a traceback would keep the update's arrays alive
-    except Exception as error:  # noqa: BLE001 (raised where the strategy waits: it is not the client's fault)
-        results.abort(error)
+    def _finish(self, results: Results[R], index: int, answer: Answer[R], reply: Reply) -> None:
+        if results.complete.is_set():
+            return  # its time was up before its turn came
+        try:
+            results.put(index, answer(reply, partial(self.driver.download, given_up=results.complete)))
+        except (BadUpdate, TaskFailed) as error:
+            results.fail(index, error.with_traceback(None))  # a traceback would keep the update's arrays alive
+        except Exception as error:  # noqa: BLE001 (raised where the strategy waits: it is not the client's fault)
+            results.abort(error)
 
 
 def _node_proxy(client: ClientProxy) -> NodeProxy:

@@ -92,10 +92,16 @@ class Unfolded:
 
 
 class Journal:
-    """The batches of one run's folder."""
+    """The batches of one run's folder.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The folder of the journal's own.
+        run_id: The run; a file of another one is refused.
+    """
+
+    def __init__(self, path: Path, run_id: str = "") -> None:
         self.path = path
+        self._run_id = run_id
 
     def write(self, batch: Batch) -> None:
         """Note a batch that is about to be sent.
@@ -106,6 +112,7 @@ class Journal:
         encoder = Encoder()
         content = {
             "format": FORMAT,
+            "run_id": self._run_id,
             "asked": [[one.node_id, one.name, one.ins] for one in batch.asked],
             "instructions": [
                 {
@@ -126,21 +133,21 @@ class Journal:
 
         Raises:
             CorruptData: It is damaged.
-            ConfigError: Another version wrote it.
+            ConfigError: Another run's driver or another version wrote it.
         """
         return self._read(self._file(round, kind), lambda content: _batch_from_json(round, kind, content))
 
     def close(self, round: int, kind: str, unfolded: Sequence[Unfolded]) -> None:
         """Note that a phase has all answers that it will have, and who is not among those that are folded."""
         rows = [[one.index, one.reason, one.message, one.bytes, one.seconds] for one in unfolded]
-        write_sealed(self._file(round, kind + _CLOSED), {"format": FORMAT, "unfolded": rows})
+        write_sealed(self._file(round, kind + _CLOSED), {"format": FORMAT, "run_id": self._run_id, "unfolded": rows})
 
     def closed(self, round: int, kind: str) -> list[Unfolded] | None:
         """Who was asked in a phase and left out of the fold, or None if the phase was not closed.
 
         Raises:
             CorruptData: The note is damaged.
-            ConfigError: Another version wrote it.
+            ConfigError: Another run's driver or another version wrote it.
         """
         path = self._file(round, kind + _CLOSED)
         return self._read(path, lambda content: [Unfolded(*row) for row in content["unfolded"]])
@@ -150,7 +157,7 @@ class Journal:
 
         Raises:
             CorruptData: A file is damaged.
-            ConfigError: A file is somebody else's, or another version wrote it.
+            ConfigError: A file is another run's or somebody else's, or another version wrote it.
         """
         known = set()
         for round, kind, closed, path in self._files():
@@ -191,17 +198,18 @@ class Journal:
             if found is not None:
                 yield int(found[1]), found[2], found[3] is not None, path
 
-    @staticmethod
-    def _read(path: Path, make: Callable[[Json], T]) -> T | None:
+    def _read(self, path: Path, make: Callable[[Json], T]) -> T | None:
         try:
             content = read_sealed(path)
         except FileNotFoundError:
             return None
         try:
-            if content["format"] == FORMAT:
+            if content["format"] == FORMAT and content["run_id"] == self._run_id:
                 return make(content)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptData(f"{path} is no file of a run's journal: {type(error).__name__}: {error}.") from error
+        if content["format"] == FORMAT:
+            raise ConfigError(f"{path} belongs to the run {content['run_id']}, not to {self._run_id}. Use the run's own folder.")
         raise ConfigError(
             f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
         )

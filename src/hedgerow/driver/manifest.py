@@ -8,13 +8,14 @@
      {"node": "c", "asked": false, "outcome": "excluded", "reason": "not_sampled"}], "evaluate": […]}
 
 Outcomes: ``contributed`` (its result was folded), ``excluded`` (it was not asked, or its result was not used), ``late`` (it did
-not answer in time), ``failed`` (it gave nothing that could be used). The reason is one word.
+not answer in time), ``failed`` (it gave nothing that could be used). The reason is one word. A round in which nobody trained is
+not valid; the reason says whether nobody was selected or too few gave something.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hedgerow.driver.answers import LATE, reason_of
@@ -27,6 +28,7 @@ NOT_VALID = "round_not_valid"
 NOT_FOLDED = "not_folded"
 STALE = "stale"
 RUN_OVER = "run_over"
+NOBODY = "no clients were selected to train"
 MAX_MESSAGE_CHARS = 500
 
 NodeEntry: TypeAlias = dict[str, Any]
@@ -42,10 +44,12 @@ def phase_entries(results: Results[FitRes] | Results[EvaluateRes], unused: str =
     entries = []
     for index, (client, answer) in enumerate(results.answers()):
         entries.append(answer_entry(client, answer, results.measures.get(index), unused))
-    entries += [
-        {"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED} for name in sorted(results.not_asked)
-    ]
-    return entries
+    return entries + not_asked_entries(results.not_asked)
+
+
+def not_asked_entries(names: Iterable[str]) -> list[NodeEntry]:
+    """Nodes that were available and not asked."""
+    return [{"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED} for name in sorted(names)]
 
 
 def answer_entry(

@@ -61,6 +61,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
     Attributes:
         not_asked: Names of clients that were available and not asked.
         measures: What answers took, by the instruction's index, as far as that is known.
+        complete: Set when no answer is wanted any longer.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
     ) -> None:
         self.not_asked: list[str] = []
         self.measures: dict[int, Measure] = {}
+        self.complete = threading.Event()
         self._clients = list(clients)
         self._answers: list[R | Failed | None] = [None] * len(self._clients)
         self._arrived = [False] * len(self._clients)
@@ -88,6 +90,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         # Reentrant: what is called back under the lock may look at the sequence.
         self._condition = threading.Condition(threading.RLock())
         if not self._clients:
+            self.complete.set()
             completed(0, 0)
 
     # --- the side that fills -----------------------------------------------------------------------------------------------
@@ -133,6 +136,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         with self._condition:
             if self._open and self._error is None:
                 self._error = error
+                self.complete.set()
                 self._condition.notify_all()
 
     def _settle(self, index: int, answer: R | Failed) -> bool:
@@ -144,6 +148,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
             if isinstance(answer, Failed):
                 self._failed(answer.client, answer.error)
             if not self._open:
+                self.complete.set()
                 failures = len(self._failures_now())
                 self._completed(len(self._clients) - failures, failures)
             elif self._enough is not None and not isinstance(answer, Failed):

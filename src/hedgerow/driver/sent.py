@@ -101,6 +101,10 @@ class SentBatches:
         self._journal.write(Batch(round, kind, asked, sent, not_asked, sequences, manager))
         return not_asked
 
+    def payloads(self) -> list[Payload]:
+        """What the instructions name that are noted: an earlier process of the run may have sent them in the round to come."""
+        return [] if self._journal is None else self._journal.payloads()
+
     def close(self, round: int, kind: str, failed: Mapping[int, Failed], measures: Mapping[int, Measure]) -> None:
         """Note who is left out of the fold of a phase that has all answers that it will have."""
         if self._journal is None:

@@ -38,6 +38,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.cancelled: list[str] = []
         self.too_late: Answer = lambda task: None  # what has come for a task in the moment before it is cancelled
         self.results_held = False
+        self.no_blob: dict[str, grpc.StatusCode] = {}  # why a blob cannot be had, by digest
         self.cut = 0
         self.server_id = "abc"
         self.acknowledged_rounds = 0
@@ -84,6 +85,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.cancelled += request.task_ids
         for task_id in request.task_ids:
             task = self.tasks[task_id]
+            if any(result.task_id == task_id for result in self.results):
+                continue
             self.finish(task, self.too_late(task) or Reply(Outcome.CANCELLED, request.reason))
         return driver_pb2.CancelTasksReply(cancelled=len(request.task_ids))
 
@@ -113,7 +116,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         raise NotImplementedError
 
     async def ResolveBlob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
+        await context.abort(self.no_blob.get(request.digest, grpc.StatusCode.NOT_FOUND), "no such blob here")
 
     async def AcknowledgeRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("AcknowledgeRound", context)

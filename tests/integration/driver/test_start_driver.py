@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleCl
 from hedgerow.driver.answers import TIME_IS_UP
 from hedgerow.errors import ConfigError, CorruptData, NotFound, RunEnded, TaskFailed, WaitTimeout
 from hedgerow.records import (
+    Blob,
     GetPropertiesIns,
     Kind,
     Node,
@@ -209,6 +211,43 @@ def test_nobody_is_late_before_the_quorum_is_there() -> None:
         config = ServerConfig(num_rounds=1, seed=3, min_fit_results=2, grace_s=0.0)
         history = start_driver(server_address=fake.address, config=config, limits=QUICK)
         assert [failure.node for failure in history.failures[1] if failure.kind == "fit"] == ["c"]
+
+
+def in_a_blob(*node_ids: str) -> Answer:
+    """These clients' updates are blobs, which the server has not got."""
+
+    def answer(task: Task) -> Reply:
+        if task.instruction.kind == "fit" and task.node_id in node_ids:
+            return Reply(Outcome.OK, num_examples=1, parameters=Blob(f"{task.round:064}", 1000), duration_s=0.5)
+        return trained(task)
+
+    return answer
+
+
+def test_update_whose_bytes_the_server_has_lost_is_that_one_failure() -> None:
+    with FakeServer(in_a_blob("node0001"), ["a", "b", "c"]) as fake:
+        history = run(fake)
+        (failure,) = history.failures[1]
+        assert (failure.node, failure.reason) == ("b", "lost_bytes")
+        assert "no such blob here" in failure.message
+        fit = json.loads(fake.api.manifests[1])["fit"]
+        assert [entry["outcome"] for entry in fit] == ["contributed", "failed", "contributed"]
+        assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_update_that_cannot_be_fetched_is_waited_for_no_longer_than_the_round_lasts() -> None:
+    nodes = [f"node{i:04d}" for i in range(5)]  # more than are fetched at once
+
+    with FakeServer(in_a_blob(*nodes), ["a", "b", "c", "d", "e", "f"]) as fake:
+        fake.api.no_blob = {f"{1:064}": grpc.StatusCode.UNAVAILABLE}
+        history = run(fake, rounds=2, round_timeout=0.6, strategy=FedAvg(fraction_evaluate=0.0))
+        assert {(f.node, f.reason, f.message) for f in history.failures[1]} == {
+            (name, "late", "the answer could not be fetched from the server within 0.6 s") for name in "abcde"
+        }
+        assert fake.api.cancelled == [], "there is nothing to cancel"
+        entry = json.loads(fake.api.manifests[1])["fit"][0]
+        assert (entry["outcome"], entry["bytes"], entry["seconds"]) == ("late", 1000, 0.5)
+        assert {f.reason for f in history.failures[2]} == {"lost_bytes"}, "fetching for round 1 does not hold up round 2"
 
 
 def test_manifest_tells_who_was_available_and_not_asked(server: FakeServer) -> None:
@@ -630,6 +669,7 @@ def test_who_was_late_stays_late_although_the_result_is_at_the_server_when_the_d
         assert (failure.reason, failure.message) == ("late", "no answer within 0.2 s")
         fit = json.loads(fake.api.manifests[1])["fit"]
         assert [entry["outcome"] for entry in fit] == ["contributed", "contributed", "late"]
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"] * 2, "told again"
 
 
 def test_what_was_folded_is_folded_again_however_long_it_takes_to_come(server: FakeServer, tmp_path: Path) -> None:

@@ -81,13 +81,16 @@ def test_payloads_of_all_that_is_noted(tmp_path: Path) -> None:
     ("name", "content", "error"),
     [
         ("round-000003-evaluate.json", {"format": 2}, ConfigError),
-        ("round-000003-evaluate.json", {"format": 1, "run_id": "x"}, CorruptData),
-        ("round-000003-fit-closed.json", {"format": 1, "unfolded": [[1]]}, CorruptData),
+        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000002", "asked": []}, ConfigError),
+        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000001"}, CorruptData),
+        ("round-000003-fit-closed.json", {"format": 1, "run_id": "run00000001", "unfolded": [[1]]}, CorruptData),
         ("notes.txt", {}, ConfigError),
     ],
 )
 def test_file_that_is_none_of_the_journals_is_found(tmp_path: Path, name: str, content: object, error: type[Exception]) -> None:
-    Journal(tmp_path).write(BATCH)
+    journal = Journal(tmp_path, "run00000001")
+    journal.write(BATCH)
+    journal.check()
     write_sealed(tmp_path / name, content)
     with pytest.raises(error, match=name):
-        Journal(tmp_path).check()
+        journal.check()
