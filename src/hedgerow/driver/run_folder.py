@@ -134,7 +134,7 @@ class RunFolder:
         """
         checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
         if checkpoint is not None:
-            self.journal.forget(checkpoint.round)  # a driver may have died before it came to that
+            self.journal.forget(checkpoint.round, checkpoint.pending)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
         if self._manifest.exists() or size:
             found = self._manifest.stat().st_size if self._manifest.exists() else 0
