@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hedgerow.aggregation import WeightedMean, weighted_loss_mean, weighted_mean
-from hedgerow.aggregation.mean import BLOCK
+from hedgerow.aggregation.blocks import BLOCK
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import Parameters
 
