@@ -1,8 +1,8 @@
 """Tensors in blocks that fit the cache: what dtypes folds compute in, and how results get back into a tensor's own dtype.
 
 Every fold walks flat views of its tensors block by block, converts a block, computes, and stores the block; nothing of a
-model's size is made but the result. Owned here: the dtypes (float16, bfloat16, float8, float32, float64, integers, bool, complex), the
-one rounding at the end, and the check that tensors have the same names and shapes.
+model's size is made but the result. Owned here: the dtypes (float16, bfloat16, float8, float32, float64, integers, bool,
+complex), the one rounding at the end, and the check that tensors have the same names and shapes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,29 @@ from hedgerow.errors import InvalidArgument
 from hedgerow.records import NDArray, Parameters
 
 BLOCK = 131_072
-"""Elements a block for folds that hold few blocks: 1 MiB of float64. Chosen by measuring (benchmarks/folds.py, 2 cores of an EPYC,
-32 MiB of cache): blocks of 16,384 took 1.4 to 2.3 times as long, larger ones up to 1,048,576 between 0.86 and 1.13 times."""
+"""Elements a block for folds that hold few blocks: 1 MiB of float64. Chosen by measuring (benchmarks/folds.py, 2 cores of an
+EPYC, 32 MiB of cache): blocks of 16,384 took 1.4 to 2.3 times as long, larger ones up to 1,048,576 between 0.86 and 1.13
+times."""
+
+CACHE_BYTES = 4 * 1024 * 1024
+"""What the blocks of all updates take together in folds that look at all of them at once. Chosen by measuring: 640 KiB, which a
+second-level cache holds, took a median 1.3 (10 updates) to 2 times (64) as long, because each call into numpy then does too
+little."""
+
+
+def block_size(count: int, itemsize: int) -> int:
+    """Elements a block where the blocks of ``count`` updates are held at once."""
+    return max(1024, CACHE_BYTES // (count * itemsize))
+
+
+def moves(array: NDArray) -> bool:
+    """Whether a tensor has a direction to move in. Integers and bools (counters, masks) have none."""
+    return array.dtype.kind not in "biu"
+
+
+def moving(parameters: Parameters) -> list[str]:
+    """The names of the tensors that distances and norms are about: those that move, or all if none does."""
+    return [name for name, array in parameters.items() if moves(array)] or list(parameters)
 
 
 def wide_dtype(name: str, array: NDArray) -> np.dtype[Any]:
@@ -104,9 +125,35 @@ def check_alike(updates: Sequence[Parameters]) -> None:
         check_like(update, shapes, "the first one has")
 
 
+def dtype_for(name: str, array: NDArray, dtypes: Mapping[str, np.dtype[Any]] | None) -> np.dtype[Any]:
+    """The result's dtype for a tensor: what is wanted for it, or its own."""
+    return array.dtype if dtypes is None else dtypes.get(name, array.dtype)
+
+
+def dtypes_of(parameters: Parameters) -> dict[str, np.dtype[Any]]:
+    """Dtypes by name."""
+    return {name: array.dtype for name, array in parameters.items()}
+
+
+def cast(parameters: Parameters, dtypes: Mapping[str, np.dtype[Any]] | None) -> Parameters:
+    """The parameters themselves where they have these dtypes, else new arrays, rounded to them."""
+    if all(array.dtype == dtype_for(name, array, dtypes) for name, array in parameters.items()):
+        return parameters
+    return Parameters({name: _cast(array, dtype_for(name, array, dtypes)) for name, array in parameters.items()})
+
+
 def shapes_of(parameters: Parameters) -> dict[str, tuple[int, ...]]:
     """Shapes by name."""
     return {name: array.shape for name, array in parameters.items()}
+
+
+def _cast(array: NDArray, dtype: np.dtype[Any]) -> NDArray:
+    out = np.empty(array.shape, dtype)
+    source, target = reals(array), reals(out)
+    for start in range(0, target.size, BLOCK):
+        block = source[start : start + BLOCK]
+        store(block if block.dtype.kind in "biu" else block.astype(np.float64), target[start : start + BLOCK])
+    return out
 
 
 def _round(values: NDArray, dtype: np.dtype[Any]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import NDArray, Parameters
+
 
 class WeightedMean:
     """Accumulates ``sum w x`` and ``sum w``.
@@ -76,8 +77,8 @@ class WeightedMean:
         self._weight += weight
         self._count += 1
 
-    def result(self) -> Parameters:
-        """The mean so far, as new arrays with the first update's names, shapes and dtypes.
+    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
+        """The mean so far, as new arrays with the first update's names, shapes and, unless others are wanted, dtypes.
 
         Integer and bool tensors are rounded to the nearest value, halves to even. Integers beyond 2**53 lose their last digits.
 
@@ -85,7 +86,8 @@ class WeightedMean:
             InvalidArgument: Nothing was added, or all weights are zero.
         """
         divisor = self._divisor()
-        return Parameters({name: _divide(self._sums[name], divisor, *self._like[name]) for name in self._like})
+        wanted = {name: dtype if dtypes is None else dtypes.get(name, dtype) for name, (_, dtype) in self._like.items()}
+        return Parameters({n: _divide(self._sums[n], divisor, shape, wanted[n]) for n, (shape, _) in self._like.items()})
 
     def take(self) -> Parameters:
         """The mean as float64 (complex128) arrays that were not rounded; the accumulator is empty afterwards.
@@ -109,12 +111,12 @@ class WeightedMean:
         return np.float64(self._weight)
 
 
-def weighted_mean(updates: Iterable[tuple[Parameters, float]]) -> Parameters:
+def weighted_mean(updates: Iterable[tuple[Parameters, float]], dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
     """The weighted mean of ``(parameters, weight)`` pairs, folded in their order. See :class:`WeightedMean`."""
     mean = WeightedMean()
     for parameters, weight in updates:
         mean.add(parameters, weight)
-    return mean.result()
+    return mean.result(dtypes)
 
 
 def weighted_loss_mean(losses: Iterable[tuple[int, float]]) -> float:

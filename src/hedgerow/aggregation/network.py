@@ -1,9 +1,9 @@
 """Sorting networks: which pairs to compare so that a row of wires ends up in order. Numbers only; no arrays.
 
-A comparator ``(i, j)`` with ``i < j`` puts the smaller of two wires on ``i`` and the larger on ``j``. A network is a fixed list of them
-that sorts whatever comes, so that each can be one ``np.minimum`` and one ``np.maximum`` over whole blocks. Built here is Batcher's
-merge exchange (Batcher 1968, "Sorting Networks and Their Applications"; Knuth, The Art of Computer Programming, volume 3,
-algorithm 5.2.2M), which takes any number of wires; then what the wanted outputs do not depend on is left out.
+A comparator ``(i, j)`` with ``i < j`` puts the smaller of two wires on ``i`` and the larger on ``j``. A network is a fixed list
+of them that sorts whatever comes, so that each can be one ``np.minimum`` and one ``np.maximum`` over whole blocks. Built here
+is Batcher's merge exchange (Batcher 1968, "Sorting Networks and Their Applications"; Knuth, The Art of Computer Programming,
+volume 3, algorithm 5.2.2M), which takes any number of wires; then what the wanted outputs do not depend on is left out.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def network(wires: int, first: int, last: int) -> tuple[Comparator, ...]:
         first: The lowest rank that is wanted, from 0.
         last: The highest one.
 
-    >>> network(3, 1, 1)  # the median of three
-    (Comparator(i=0, j=2, low=True, high=True), Comparator(i=0, j=1, low=False, high=True), Comparator(i=1, j=2, low=True, high=False))
+    >>> [tuple(comparator) for comparator in network(3, 1, 1)]  # the median of three
+    [(0, 2, True, True), (0, 1, False, True), (1, 2, True, False)]
     """
     needed = set(range(first, last + 1))
     kept = []

@@ -12,7 +12,7 @@ nothing, and rounded once. Complex numbers are two coordinates each. NaN is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,22 +24,21 @@ from hedgerow.records import NDArray, Parameters
 
 NETWORK_MAX = 64
 """Updates that a network orders faster than a sort does (benchmarks/folds.py)."""
-CACHE_BYTES = 4 * 1024 * 1024
-"""What the blocks of all updates take together. Chosen by measuring: 640 KiB, which a second-level cache holds, took 1.3 (10 updates)
-to 2 times (64) as long, because each call into numpy then does too little."""
 
+Dtypes: TypeAlias = Mapping[str, np.dtype[Any]]
 Combine: TypeAlias = Callable[[list[NDArray]], NDArray]
 """From blocks in ascending order to a new block, or one of them."""
 
 
-def coordinate_median(updates: Sequence[Parameters]) -> Parameters:
+def coordinate_median(updates: Sequence[Parameters], dtypes: Dtypes | None = None) -> Parameters:
     """The median of each coordinate; of an even number the mean of the middle two.
 
     Args:
         updates: At least one; tensors of the same names and shapes, of any dtype that can travel.
+        dtypes: The result's dtypes by name; the first update's where nothing is said.
 
     Returns:
-        New arrays of the first update's dtypes. Integers and bools are rounded to the nearest value, halves to even.
+        New arrays. Integers and bools are rounded to the nearest value, halves to even.
 
     Raises:
         InvalidArgument: There are none, or their names or shapes differ.
@@ -47,15 +46,16 @@ def coordinate_median(updates: Sequence[Parameters]) -> Parameters:
     >>> coordinate_median([Parameters([np.array([x, 1.0])]) for x in (1.0, 2.0, 900.0)]).arrays()
     [array([2., 1.])]
     """
-    return trimmed_mean(updates, max(0, (len(updates) - 1) // 2))
+    return trimmed_mean(updates, max(0, (len(updates) - 1) // 2), dtypes)
 
 
-def trimmed_mean(updates: Sequence[Parameters], cut: int) -> Parameters:
+def trimmed_mean(updates: Sequence[Parameters], cut: int, dtypes: Dtypes | None = None) -> Parameters:
     """The mean of each coordinate without its ``cut`` smallest and ``cut`` largest values.
 
     Args:
         updates: As for :func:`coordinate_median`.
         cut: How many values are left out on either side; less than half of them.
+        dtypes: As there.
 
     Returns:
         As for :func:`coordinate_median`.
@@ -65,10 +65,10 @@ def trimmed_mean(updates: Sequence[Parameters], cut: int) -> Parameters:
     """
     if cut < 0 or 2 * cut >= max(1, len(updates)):
         raise InvalidArgument(f"Nothing is left of {len(updates)} updates without {cut} on either side.")
-    return _fold(updates, cut, len(updates) - 1 - cut, mean_of_rows)
+    return _fold(updates, cut, len(updates) - 1 - cut, mean_of_rows, dtypes)
 
 
-def mean_near_median(updates: Sequence[Parameters], keep: int) -> Parameters:
+def mean_near_median(updates: Sequence[Parameters], keep: int, dtypes: Dtypes | None = None) -> Parameters:
     """The mean of those ``keep`` values of each coordinate that are nearest to its median; of two equally near ones the smaller.
 
     The second half of Bulyan (El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed Learning in
@@ -78,6 +78,7 @@ def mean_near_median(updates: Sequence[Parameters], keep: int) -> Parameters:
     Args:
         updates: As for :func:`coordinate_median`.
         keep: How many values count, at least one.
+        dtypes: As there.
 
     Returns:
         As for :func:`coordinate_median`.
@@ -87,7 +88,7 @@ def mean_near_median(updates: Sequence[Parameters], keep: int) -> Parameters:
     """
     if not 1 <= keep <= max(1, len(updates)):
         raise InvalidArgument(f"{keep} of {len(updates)} updates cannot be kept.")
-    return _fold(updates, 0, len(updates) - 1, lambda rows: _nearest_mean(rows, keep))
+    return _fold(updates, 0, len(updates) - 1, lambda rows: _nearest_mean(rows, keep), dtypes)
 
 
 def mean_of_rows(rows: list[NDArray]) -> NDArray:
@@ -116,23 +117,30 @@ def _nearest_mean(rows: list[NDArray], keep: int) -> NDArray:
     return np.divide(total, keep, out=total)
 
 
-def _fold(updates: Sequence[Parameters], first: int, last: int, combine: Combine) -> Parameters:
+def _fold(updates: Sequence[Parameters], first: int, last: int, combine: Combine, dtypes: Dtypes | None) -> Parameters:
     """Order each coordinate's values and combine those of the ranks ``first`` to ``last``."""
     blocks.check_alike(updates)
-    return Parameters({name: _fold_tensor([update[name] for update in updates], first, last, combine) for name in updates[0]})
+    folded = {}
+    for name, array in updates[0].items():
+        out = np.empty(array.shape, blocks.dtype_for(name, array, dtypes))
+        _fold_tensor([update[name] for update in updates], first, last, combine, out)
+        folded[name] = out
+    return Parameters(folded)
 
 
-def _fold_tensor(arrays: list[NDArray], first: int, last: int, combine: Combine) -> NDArray:
-    out = np.empty(arrays[0].shape, arrays[0].dtype)
+def _fold_tensor(arrays: list[NDArray], first: int, last: int, combine: Combine, out: NDArray) -> None:
     flat = blocks.reals(out)
     sources = [blocks.reals(array) for array in arrays]
     dtype = np.result_type(*(blocks.compared_dtype(source.dtype) for source in sources))
-    size = min(flat.size, max(1024, CACHE_BYTES // (len(arrays) * dtype.itemsize)))
-    order = _Network(len(arrays), first, last, size, dtype) if len(arrays) <= NETWORK_MAX else _Sort(len(arrays), first, last, size, dtype)
+    size = min(flat.size, blocks.block_size(len(arrays), dtype.itemsize))
+    order = (
+        _Network(len(arrays), first, last, size, dtype)
+        if len(arrays) <= NETWORK_MAX
+        else _Sort(len(arrays), first, last, size, dtype)
+    )
     for start in range(0, flat.size, size or 1):
         rows = order([source[start : start + size] for source in sources])
         blocks.store(combine(rows), flat[start : start + size])
-    return out
 
 
 class _Network:
