@@ -101,7 +101,8 @@ def multi_krum(vectors: Sequence[Vector], f: int, m: int) -> Vector:
 
 def bulyan(vectors: Sequence[Vector], f: int) -> Vector:
     """El Mhamdi et al. 2018: theta = n - 2 f vectors by Krum, then the beta = theta - 2 f values closest to the median."""
-    received, selected = list(vectors), []
+    received = list(vectors)
+    selected: list[Vector] = []
     theta = len(vectors) - 2 * f
     while len(selected) < theta:
         selected.append(received.pop(krum(received, f)))
@@ -128,7 +129,7 @@ def q_fedavg(w: Vector, vectors: Sequence[Vector], losses: Sequence[float], q: f
         gradient = lipschitz * (w - vector)
         deltas.append(loss**q * gradient)
         hs.append(q * loss ** (q - 1) * float(np.sum(gradient**2)) + lipschitz * loss**q)
-    return w - sum(deltas) / math.fsum(hs)
+    return np.asarray(w - np.sum(deltas, axis=0) / math.fsum(hs))
 
 
 def clip(vector: Vector, reference: Vector, max_norm: float) -> Vector:

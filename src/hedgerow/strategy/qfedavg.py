@@ -109,7 +109,8 @@ class QFedAvg(AnchoredFedAvg):
         """``F^q``; None where that is no finite number."""
         if not isinstance(loss, int | float) or not 0 <= loss < math.inf:
             return None
-        pull = float(np.float_power(loss + EPSILON, self.q_param))
+        with np.errstate(over="ignore"):
+            pull = float(np.float_power(loss + EPSILON, self.q_param))
         return pull if math.isfinite(pull) else None
 
     def _curvature(self, loss: float, res: FitRes) -> float:
