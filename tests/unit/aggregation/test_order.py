@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -162,3 +163,19 @@ def test_model_of_several_tensors_keeps_names_and_shapes() -> None:
 def test_what_cannot_be_folded_is_refused(call: Any, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         call()
+
+
+@pytest.mark.parametrize("count", [2, 10, 64, 100])
+def test_memory_is_that_of_the_result_and_of_some_blocks_however_many_updates_there_are(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "CACHE_BYTES", 64 * 1024)
+    updates = as_updates([np.arange(300_000, dtype=np.float32)]) * count
+    for fold in (coordinate_median, lambda u: trimmed_mean(u, 0), lambda u: mean_near_median(u, 1)):
+        tracemalloc.start()
+        try:
+            fold(updates)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < updates[0].nbytes + count * 20 * 1024 + 500_000
