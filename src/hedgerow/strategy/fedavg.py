@@ -5,6 +5,7 @@ McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Dec
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -35,6 +36,15 @@ ConfigFn: TypeAlias = Callable[[int], Config]
 MetricsFn: TypeAlias = Callable[[list[tuple[int, Metrics]]], Metrics]
 
 
+def _noting(configure_fit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(configure_fit)
+    def noting(self: FedAvg, server_round: int, parameters: Parameters, client_manager: ClientManager) -> Any:
+        self._note_sent(parameters)
+        return configure_fit(self, server_round, parameters, client_manager)
+
+    return noting
+
+
 class FedAvg(Strategy):
     """Federated averaging.
 
@@ -54,6 +64,12 @@ class FedAvg(Strategy):
     """
 
     _dtypes: Mapping[str, np.dtype[Any]] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass's own ``configure_fit`` note what is sent: code that was written for Flower does not call this one's."""
+        super().__init_subclass__(**kwargs)
+        if "configure_fit" in vars(cls):
+            cls.configure_fit = _noting(cls.configure_fit)  # type: ignore[method-assign]
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ import pytest
 import hedgerow.strategy
 from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import BadUpdate, InvalidArgument
-from hedgerow.records import FitRes, NDArray, Parameters
-from hedgerow.strategy import Strategy
+from hedgerow.records import FitIns, FitRes, NDArray, Parameters
+from hedgerow.strategy import ClientManager, Strategy
 from tests.unit.driver.fakes import OK
 from tests.unit.strategy.boosters import booster, raw
 from tests.unit.strategy.rounds import manager
@@ -168,3 +168,17 @@ def test_constructor_shows_what_it_takes_by_keyword(name: str) -> None:
     arguments = inspect.signature(getattr(hedgerow.strategy, name)).parameters
     assert {"fraction_fit", "min_available_clients", "evaluate_fn", "initial_parameters"} <= set(arguments)
     assert inspect.Parameter.VAR_KEYWORD not in {argument.kind for argument in arguments.values()}
+
+
+@EVERY
+def test_subclass_with_its_own_configure_fit_need_not_call_the_parents(name: str) -> None:
+    if name == "FedXgbCyclic":  # who is asked is what that strategy is about
+        return
+
+    def configure_fit(self: Any, server_round: int, parameters: Parameters, client_manager: ClientManager) -> Any:
+        return [(client, FitIns(parameters, {"mine": 1})) for client in client_manager.sample(CLIENTS)]
+
+    own_class = type("Own", (getattr(hedgerow.strategy, name),), {"configure_fit": configure_fit})
+    x = update_of(name)(np.random.default_rng(0))
+    own = own_class(**CASES.get(name, Case({})).arguments)
+    assert contents(fit(own, name, 1, x, seed=1)) == contents(fit(make(name), name, 1, x, seed=1))
