@@ -4,8 +4,8 @@
 
 Softmax regression on ten Gaussian clouds in 20 dimensions. Each client's share of each class is drawn from a Dirichlet
 distribution (``--alpha``: smaller is less alike), and it trains by a few steps of SGD. A liar trains honestly and sends the
-opposite, five times as far: ``w - 5 (w_k - w)``. Prints the accuracy on data from all clouds, mean and standard deviation over the
-seeds, whatever comes out.
+opposite, five times as far: ``w - 5 (w_k - w)``. Prints the accuracy on data from all clouds, mean and standard deviation over
+the seeds, whatever comes out.
 """
 
 from __future__ import annotations
