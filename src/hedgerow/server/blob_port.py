@@ -213,8 +213,14 @@ class BlobPort:
             lingering_time=_LINGER_S,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._ssl_context, backlog=1024)
+        host, port = self._address.host, self._address.port
+        site: web.BaseSite
         try:
+            if host == "::":  # all interfaces, also those of IPv4, as gRPC takes it
+                sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+                site = web.SockSite(self._runner, sock, ssl_context=self._ssl_context, backlog=1024)
+            else:
+                site = web.TCPSite(self._runner, host, port, ssl_context=self._ssl_context, backlog=1024)
             await site.start()
         except OSError as error:
             raise ConfigError(
