@@ -1,0 +1,153 @@
+"""Programs written for Flower 1.6 run with their import changed, and give the same history as under Flower itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hedgerow.testing import Process, eventually, free_port
+from hedgerow.waits import Limit
+from tests import flower
+
+PROGRAMS = Path(__file__).parent / "flower_programs"
+UP = Limit("server_listens_s", 60.0)
+JOB = Limit("job_s", 120.0)
+SERIES = ("losses_distributed", "losses_centralized", "metrics_distributed_fit", "metrics_distributed", "metrics_centralized")
+
+
+class Trial:
+    """A program's server and two clients as real processes; everything that was started is gone at the end."""
+
+    def __init__(self, folder: Path, interpreter: str | Path, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.address = f"127.0.0.1:{free_port()}"
+        self._interpreter = str(interpreter)
+        self._env = env
+        self._started: list[Process] = []
+
+    def start(self, program: Path, role: str, argument: str) -> Process:
+        name = f"{role}-{len(self._started)}"
+        command = [self._interpreter, str(program), role, self.address, argument]
+        process = Process(name, command, self.folder / f"{name}.log", self._env).start()
+        self._started.append(process)
+        return process
+
+    def run(self, program: Path) -> dict[str, Any]:
+        """The history that the program's server writes."""
+        told = self.folder / "history.json"
+        server = self.start(program, "server", str(told))
+        eventually(lambda: self._listens() or not server.running, UP, "the server to listen")
+        clients = [self.start(program, "client", number) for number in ("1", "2")]
+        assert server.wait(JOB) == 0, server.tail()
+        for client in clients:
+            assert client.wait(JOB) == 0, f"start_client returns when the job is over:\n{client.tail()}"
+        history: dict[str, Any] = json.loads(told.read_text())
+        return history
+
+    def _listens(self) -> bool:
+        host, _, port = self.address.partition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
+
+    def close(self) -> None:
+        for process in reversed(self._started):
+            process.clear_away()
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Iterator[Trial]:
+    folder = tmp_path / "hedgerow"
+    folder.mkdir()
+    trial = Trial(folder, sys.executable, {"XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder)})
+    yield trial
+    trial.close()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Trial]:
+    interpreter = flower.python()
+    if isinstance(interpreter, str):
+        pytest.skip(f"not compared with Flower itself: {interpreter}")
+    folder = tmp_path / "flower"
+    folder.mkdir()
+    trial = Trial(folder, interpreter, {**flower.WITHOUT_TELEMETRY, "PYTHONPATH": ""})
+    yield trial
+    trial.close()
+
+
+def for_flower(program: Path, folder: Path) -> Path:
+    """The same program with the import as Flower's users write it."""
+    text = program.read_text()
+    assert "hedgerow.flwr" in text
+    changed = folder / program.name
+    changed.write_text(text.replace("hedgerow.flwr", "flwr"))
+    assert "hedgerow" not in changed.read_text()
+    return changed
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are the same up to float32's precision, in which Flower sends losses."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float):
+        return isinstance(other, float) and one == pytest.approx(other, rel=1e-6, abs=1e-9)
+    return type(one) is type(other) and bool(one == other)
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_program_for_flower_gives_the_same_history_here(program: Path, ours: Trial, theirs: Trial) -> None:
+    here, there = ours.run(program), theirs.run(for_flower(program, theirs.folder))
+    assert set(there) == set(SERIES)
+    told = {name: here[name] for name in SERIES}
+    assert same(told, there), f"Hedgerow:\n{told}\nFlower:\n{there}"
+    assert any(there.values()), "there is something to compare"
+
+
+EXPECTED = {
+    "quickstart": lambda h: [number for number, _ in h["losses_distributed"]] == [1, 2, 3]
+    and h["losses_distributed"][0][1] > h["losses_distributed"][2][1]
+    and set(h["metrics_distributed"]) == {"rmse"},
+    "custom_strategy": lambda h: h["metrics_distributed_fit"]["clients"] == [[n, 2] for n in (1, 2, 3, 4)]
+    and h["metrics_distributed_fit"]["examples"][0] == [1, 90],
+    "functions": lambda h: [number for number, _ in h["losses_centralized"]] == [0, 1, 2, 3]
+    and h["metrics_distributed"]["clients"] == [[1, 2], [2, 2], [3, 2]]
+    and h["metrics_distributed_fit"]["round"] == [[1, 1], [2, 2], [3, 3]],
+    "custom_client": lambda h: h["metrics_distributed_fit"]["failures"] == [[1, 0], [2, 1], [3, 0]]
+    and [number for number, _ in h["losses_distributed"]] == [2, 3],
+}
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_program_for_flower_runs_with_its_import_changed(program: Path, ours: Trial) -> None:
+    history = ours.run(program)
+    assert EXPECTED[program.stem](history), history
+    log = "".join(path.read_text() for path in ours.folder.glob("*.log"))
+    assert "Traceback" not in log
+
+
+def test_clients_raise_when_the_job_fails(ours: Trial, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text((PROGRAMS / "quickstart.py").read_text().replace('"rmse": sum', '"rmse": 1 / 0 * sum'))
+    server = ours.start(broken, "server", os.devnull)
+    clients = [ours.start(broken, "client", number) for number in ("1", "2")]
+    assert server.wait(JOB) == 1
+    assert "ZeroDivisionError" in server.output()
+    for client in clients:
+        assert client.wait(JOB) == 1
+        assert "its one job has failed (ZeroDivisionError)" in client.output()
+
+
+def test_the_committed_facts_about_flower_are_true() -> None:
+    interpreter = flower.python()
+    if isinstance(interpreter, str):
+        pytest.skip(f"the committed facts stand unchecked: {interpreter}")
+    assert flower.real_api() == flower.facts()
