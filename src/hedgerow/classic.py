@@ -22,13 +22,14 @@ from hedgerow.driver.connection import NetworkThread
 from hedgerow.driver.history import History
 from hedgerow.driver.server import Server
 from hedgerow.driver.start import start_driver
+from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 from hedgerow.security import Certificates
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
 from hedgerow.waits import Limit, wait_future
-from hedgerow.wire.channel import GRPC_MAX_MESSAGE_LENGTH, Address
+from hedgerow.wire.channel import Address
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,9 @@ Properties: TypeAlias = dict[str, Scalar]
 NDArray: TypeAlias = npt.NDArray[Any]
 NDArrays: TypeAlias = list[NDArray]
 
+GRPC_MAX_MESSAGE_LENGTH = 512 * 1024 * 1024
+"""The default of an argument that Flower's functions have: no message is that long here, and parameters may be longer."""
+
 
 class Parameters(Mapping[str, NDArray]):
     """An ordered, immutable mapping from tensor names to arrays of any shape and fixed-width dtype.

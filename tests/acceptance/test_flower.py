@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +55,9 @@ class Trial:
 
     def _listens(self) -> bool:
         host, _, port = self.address.partition(":")
-        with socket.socket() as probe:
-            return probe.connect_ex((host, int(port))) == 0
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+            return True
+        return False
 
     def close(self) -> None:
         for process in reversed(self._started):
@@ -144,6 +147,57 @@ def test_clients_raise_when_the_job_fails(ours: Trial, tmp_path: Path) -> None:
     for client in clients:
         assert client.wait(JOB) == 1
         assert "its one job has failed (ZeroDivisionError)" in client.output()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a self-signed certificate for localhost and its key."""
+    path = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    extra = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(path / "key.pem"), "-out", str(path / "cert.pem")]
+    subprocess.run([*command.split(), *extra], check=True, capture_output=True, timeout=60)
+    return path
+
+
+def test_certificates_are_given_as_in_flower_and_protect_parameters_too(ours: Trial, certificate: Path, tmp_path: Path) -> None:
+    text = (PROGRAMS / "custom_client.py").read_text()
+    cert, key = (f"Path({str(certificate / name)!r}).read_bytes()" for name in ("cert.pem", "key.pem"))
+    for before, more in (
+        ("start_client(server_address=address,", f" root_certificates={cert},"),
+        ("strategy=Plain(),", f" certificates=({cert}, {cert}, {key}),"),
+    ):
+        assert text.count(before) == 1
+        text = text.replace(before, before + more)
+    program = tmp_path / "secure.py"
+    program.write_text(text)
+    ours.address = ours.address.replace("127.0.0.1", "localhost")
+    assert EXPECTED["custom_client"](ours.run(program))
+    logs = [path.read_text() for path in ours.folder.glob("*.log")]
+    assert all("insecure" not in log for log in logs)
+
+
+def test_a_port_that_is_taken_is_told_at_once(ours: Trial) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ours.address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = ours.start(PROGRAMS / "quickstart.py", "server", os.devnull)
+        assert server.wait(JOB) == 1
+    assert "ConfigError: Cannot listen on" in server.output()
+
+
+def test_a_server_on_all_interfaces_serves_clients_of_both_families(ours: Trial) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    port = ours.address.rpartition(":")[2]
+    told = ours.folder / "history.json"
+    ours.address = f"[::]:{port}"
+    server = ours.start(PROGRAMS / "custom_client.py", "server", str(told))
+    clients = []
+    for number, host in (("1", "127.0.0.1"), ("2", "[::1]")):
+        ours.address = f"{host}:{port}"
+        clients.append(ours.start(PROGRAMS / "custom_client.py", "client", number))
+    assert server.wait(JOB) == 0, server.tail()
+    assert [client.wait(JOB) for client in clients] == [0, 0]
+    assert EXPECTED["custom_client"](json.loads(told.read_text()))
 
 
 def test_the_committed_facts_about_flower_are_true() -> None:

@@ -24,7 +24,7 @@ from hedgerow.client.loader import ClientSource, source
 from hedgerow.client.numpy_client import NumPyClient
 from hedgerow.client.perform import perform
 from hedgerow.errors import ConfigError, HedgerowError
-from hedgerow.wire.channel import GRPC_MAX_MESSAGE_LENGTH
+from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 from hedgerow.wire.proto import worker_pb2
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,6 @@ from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-GRPC_MAX_MESSAGE_LENGTH = 512 * 1024 * 1024
-"""The default of an argument that Flower's functions have: no message is that long here, and parameters may be longer."""
 
 # A peer that stops answering is noticed after about 20 + 10 seconds; without http2.ping_timeout_ms it took 61.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [

@@ -19,6 +19,7 @@ def imported(module: str) -> set[str]:
     [
         ("hedgerow.client.worker", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
+        ("hedgerow.flwr.client, hedgerow.flwr.common", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client.launch", {"sqlalchemy", "aiohttp", "torch", "prometheus_client"}),
     ],
 )

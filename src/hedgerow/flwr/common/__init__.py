@@ -22,7 +22,7 @@ from hedgerow.flwr.common.typing import (
     Scalar,
     Status,
 )
-from hedgerow.wire.channel import GRPC_MAX_MESSAGE_LENGTH
+from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 
 __all__ = [  # noqa: RUF022 (sorted as Python sorts)
     "Code",
