@@ -58,7 +58,9 @@ if TYPE_CHECKING:
         FedAvg,
         FedAvgM,
         FedMedian,
+        FedNova,
         FedOpt,
+        FedProx,
         FedTrimmedAvg,
         FedXgbBagging,
         FedXgbCyclic,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         Krum,
         MultiKrum,
         QFedAvg,
+        Scaffold,
         Strategy,
     )
 
@@ -90,7 +93,9 @@ __all__ = [
     "FedAvg",
     "FedAvgM",
     "FedMedian",
+    "FedNova",
     "FedOpt",
+    "FedProx",
     "FedTrimmedAvg",
     "FedXgbBagging",
     "FedXgbCyclic",
@@ -114,6 +119,7 @@ __all__ = [
     "Parameters",
     "Properties",
     "QFedAvg",
+    "Scaffold",
     "Scalar",
     "Server",
     "ServerConfig",
@@ -134,7 +140,7 @@ _HOMES = {
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
     "hedgerow.strategy": (
         "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedMedian "
-        "FedOpt FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Strategy"
+        "FedNova FedOpt FedProx FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Scaffold Strategy"
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

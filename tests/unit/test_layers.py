@@ -15,7 +15,7 @@ from tests.source_tree import GENERATED, PACKAGE, ROOT, Module, imports, modules
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "records"),
     "pure": ("task_states", "sampling", "wire.tensors", "aggregation"),
-    "strategy": ("strategy",),
+    "strategy": ("strategy", "training"),
     "seams": (
         "clock",
         "waits",
