@@ -16,13 +16,19 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 if TYPE_CHECKING:
     from hedgerow.client import Client, ClientApp, Context, Flower, NumPyClient, start_client, start_numpy_client
     from hedgerow.driver import (
+        BestModel,
+        Callback,
+        CsvReport,
         Driver,
         DriverLimits,
+        EarlyStopping,
         History,
         NodeFailure,
+        RoundEnd,
         Server,
         ServerConfig,
         SimpleClientManager,
+        TensorBoardReport,
         start_driver,
     )
     from hedgerow.errors import BadUpdate, HedgerowError, TaskFailed
@@ -71,10 +77,14 @@ if TYPE_CHECKING:
         Scaffold,
         Strategy,
     )
+    from hedgerow.strategy.composition import Evaluating
+    from hedgerow.strategy.selection import Count, Fraction, PropertyCriterion, RoundRobin, Selecting, Selection
 
 __all__ = [
     "BadUpdate",
+    "BestModel",
     "Bulyan",
+    "Callback",
     "Client",
     "ClientApp",
     "ClientManager",
@@ -82,11 +92,15 @@ __all__ = [
     "Code",
     "Config",
     "Context",
+    "Count",
     "Criterion",
+    "CsvReport",
     "Driver",
     "DriverLimits",
+    "EarlyStopping",
     "EvaluateIns",
     "EvaluateRes",
+    "Evaluating",
     "FaultTolerantFedAvg",
     "FedAdagrad",
     "FedAdam",
@@ -103,6 +117,7 @@ __all__ = [
     "FitIns",
     "FitRes",
     "Flower",
+    "Fraction",
     "GetParametersIns",
     "GetParametersRes",
     "GetPropertiesIns",
@@ -118,15 +133,21 @@ __all__ = [
     "NumPyClient",
     "Parameters",
     "Properties",
+    "PropertyCriterion",
     "QFedAvg",
+    "RoundEnd",
+    "RoundRobin",
     "Scaffold",
     "Scalar",
+    "Selecting",
+    "Selection",
     "Server",
     "ServerConfig",
     "SimpleClientManager",
     "Status",
     "Strategy",
     "TaskFailed",
+    "TensorBoardReport",
     "ndarrays_to_parameters",
     "parameters_to_ndarrays",
     "start_client",
@@ -136,7 +157,12 @@ __all__ = [
 
 _HOMES = {
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
-    "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
+    "hedgerow.driver": (
+        "BestModel Callback CsvReport Driver DriverLimits EarlyStopping History NodeFailure RoundEnd Server ServerConfig "
+        "SimpleClientManager TensorBoardReport start_driver"
+    ),
+    "hedgerow.strategy.composition": "Evaluating",
+    "hedgerow.strategy.selection": "Count Fraction PropertyCriterion RoundRobin Selecting Selection",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
     "hedgerow.strategy": (
         "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedMedian "
