@@ -15,7 +15,7 @@ from tests.source_tree import GENERATED, PACKAGE, ROOT, Module, imports, modules
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "records"),
     "pure": ("task_states", "sampling", "wire.tensors", "aggregation"),
-    "strategy": ("strategy",),
+    "strategy": ("strategy", "training"),
     "seams": (
         "clock",
         "waits",
@@ -75,6 +75,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "grpc": ("security", "wire.channel", "wire.status", "server", "client", "driver", "operate"),
     "grpc_health": ("server",),
     "grpc_reflection": ("server",),
+    "tensorboardX": ("driver",),
     "google": ("wire.convert", "client"),
     "platformdirs": ("server", "client", "driver", "cli"),
     GENERATED: ("wire.convert", "wire.proto", "store", "server", "client", "driver", "operate"),
