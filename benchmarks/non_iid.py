@@ -33,6 +33,8 @@ from hedgerow.strategy.schedules import config as config_of
 from hedgerow.training import ControlVariates, NormalisedSteps, proximal_gradient
 
 CLASSES, BATCH, MU = 10, 20, 0.1
+CLEARLY = 0.001
+"""A training loss is better than another if it is less by more than this."""
 Data = tuple[NDArray, NDArray]
 
 
@@ -231,7 +233,7 @@ def compare(scenario: Scenario, options: argparse.Namespace) -> None:
         rate = min(tried, key=lambda r: statistics.mean(loss for loss, _ in tried[r]))
         losses, accuracies = zip(*tried[rate], strict=True)
         base = base or tried[rate]
-        better = sum(loss < other for loss, (other, _) in zip(losses, base, strict=True))
+        better = sum(loss < other - CLEARLY for loss, (other, _) in zip(losses, base, strict=True))
         against = "" if name == "FedAvg" else f"{better} of {options.seeds} seeds"
         print(f"{name:16}{rate:>8g}{_spread(losses, 3):>20}{_spread(accuracies, 1):>20}{against:>22}")
 
