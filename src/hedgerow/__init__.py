@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         FedAdam,
         FedAvg,
         FedAvgM,
+        FedBuff,
         FedMedian,
         FedNova,
         FedOpt,
@@ -106,6 +107,7 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedMedian",
     "FedNova",
     "FedOpt",
@@ -165,7 +167,7 @@ _HOMES = {
     "hedgerow.strategy.selection": "Count Fraction PropertyCriterion RoundRobin Selecting Selection",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
     "hedgerow.strategy": (
-        "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedMedian "
+        "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedBuff FedMedian "
         "FedNova FedOpt FedProx FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Scaffold Strategy"
     ),
 }

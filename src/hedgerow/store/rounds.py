@@ -31,11 +31,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver: the blobs to keep, and its line of the manifest, "" for none."""
+    """A round that is safe with its driver: the blobs to keep, and a line of the manifest, "" for none, with its round."""
 
     round: int
     keep: Sequence[str]
-    manifest: str = ""
+    manifest: str
+    manifest_round: int
 
 
 def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over, now: float) -> Acknowledged:
@@ -45,7 +46,7 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
         return Acknowledged([], [], [])  # everything is released already
     round = over.round
     if over.manifest:
-        _keep_manifest(connection, run_id, round, over.manifest)
+        _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
     late = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]

@@ -1,9 +1,11 @@
 """Strategies: choose nodes, build instructions, fold results into new parameters."""
 
+from hedgerow.strategy.asynchronous import AsynchronousStrategy
 from hedgerow.strategy.clients import ClientManager, ClientProxy, Criterion
 from hedgerow.strategy.fault_tolerant import FaultTolerantFedAvg
 from hedgerow.strategy.fedavg import FedAvg
 from hedgerow.strategy.fedavgm import FedAvgM
+from hedgerow.strategy.fedbuff import FedBuff
 from hedgerow.strategy.fednova import FedNova
 from hedgerow.strategy.fedopt import FedAdagrad, FedAdam, FedOpt, FedYogi
 from hedgerow.strategy.fedprox import FedProx
@@ -15,6 +17,7 @@ from hedgerow.strategy.scaffold import Scaffold
 from hedgerow.strategy.strategy import Strategy
 
 __all__ = [
+    "AsynchronousStrategy",
     "Bulyan",
     "ClientManager",
     "ClientProxy",
@@ -24,6 +27,7 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedMedian",
     "FedNova",
     "FedOpt",
