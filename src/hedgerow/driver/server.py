@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
-from hedgerow.driver.asynchronous import AsynchronousRounds
+from hedgerow.driver.asynchronous import AsynchronousRounds, Version
 from hedgerow.driver.callbacks import Callback, Callbacks
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
@@ -61,9 +61,9 @@ class Server:
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
+        self._callbacks = Callbacks()
         self._asynchronous: AsynchronousRounds | None = None
         self._num_rounds = 0
-        self._callbacks = Callbacks()
         self._nobody = ""
 
     def configure(self, config: ServerConfig) -> None:
@@ -149,6 +149,8 @@ class Server:
         finally:
             self._callbacks.run_ended(self.history)
         if stop:
+            if self._asynchronous is not None:
+                self._asynchronous.end(Version())
             log.info("Stopped after round %s: %s", server_round, stop, extra={"action": "run_stopped_early"})
         log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
         return self.history

@@ -8,6 +8,7 @@ from typing import Any
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import EvaluateIns, FitIns, Metrics, Parameters, parameters_to_ndarrays
+from hedgerow.strategy.asynchronous import AsynchronousStrategy
 from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.strategy.fedavg import EvaluateFn
 from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
@@ -17,13 +18,18 @@ class Composed(Strategy):
     """A strategy that leaves everything to the one inside; a subclass says what it does itself.
 
     Args:
-        strategy: The strategy inside.
+        strategy: The strategy inside; not an asynchronous one, which has no rounds in which clients are chosen.
 
     Attributes:
         strategy: The same.
+
+    Raises:
+        InvalidArgument: The strategy is asynchronous.
     """
 
     def __init__(self, strategy: Strategy) -> None:
+        if isinstance(strategy, AsynchronousStrategy):
+            raise InvalidArgument(f"{type(strategy).__name__} is asynchronous; {type(self).__name__} cannot be put around it.")
         self.strategy = strategy
 
     def __repr__(self) -> str:

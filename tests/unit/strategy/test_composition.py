@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hedgerow.errors import InvalidArgument
-from hedgerow.strategy import FedAvg, Scaffold, Strategy
+from hedgerow.strategy import FedAvg, FedBuff, Scaffold, Strategy
 from hedgerow.strategy.composition import Composed, Evaluating
 from tests.unit.driver.fakes import model
 from tests.unit.strategy.rounds import manager
@@ -35,6 +35,11 @@ def test_every_method_of_a_strategy_reaches_the_one_inside() -> None:
         arguments = tuple(f"argument {i}" for i in range(len(inspect.signature(getattr(Strategy, name)).parameters) - 1))
         getattr(outside, name)(*arguments)
         assert inside.calls.pop() == (name, arguments)
+
+
+def test_asynchronous_strategy_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="FedBuff is asynchronous"):
+        Evaluating(FedBuff())
 
 
 def test_it_shows_what_is_inside() -> None:
