@@ -149,7 +149,7 @@ def _from_bytes(tensor: bytes | bytearray) -> NDArray:
     """The array that bytes stand for."""
     if tensor.startswith(npy.MAGIC_PREFIX):
         try:
-            return bytes_to_ndarray(tensor)
+            return bytes_to_ndarray(bytes(tensor))
         except CorruptData:
             pass  # somebody's own format that begins like it: kept as it is
     return np.frombuffer(bytes(tensor), np.uint8)

@@ -62,7 +62,7 @@ def test_what_is_no_array_is_refused() -> None:
     for wrong in (b"", b"{}", whole[:7], whole[:-1], whole + b"x"):
         with pytest.raises(CorruptData, match="npy format"):
             bytes_to_ndarray(wrong)
-    with pytest.raises(CorruptData, match="[Pp]ickle|object"):
+    with pytest.raises(CorruptData, match=r"[Pp]ickle|object"):
         bytes_to_ndarray(whole.replace(b"'<f8'", b"'|O'  "[:5]))
     for dtype in (object, ml_dtypes.bfloat16):
         with pytest.raises(InvalidArgument, match="no npy format"):

@@ -1,8 +1,8 @@
 """Flower 1.6's public names: ``import hedgerow.flwr as fl`` in place of ``import flwr as fl``.
 
-Nothing is implemented here: each name is Hedgerow's own, found where a program that was written for Flower looks for it. Which are
-the same, different or absent stands in ``docs/flower.md``. The parts are loaded when they are first used, so that a client does not
-pay for the server's.
+Nothing is implemented here: each name is Hedgerow's own, found where a program that was written for Flower looks for it. Which
+are the same, different or absent stands in ``docs/flower.md``. The parts are loaded when they are first used, so that a client
+does not pay for the server's.
 """
 
 from __future__ import annotations

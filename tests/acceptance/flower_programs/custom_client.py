@@ -78,7 +78,7 @@ class Plain(fl.server.strategy.Strategy):
         ]
         assert sorted(p["number"] for p in properties) == [1, 2]
         assert all(p["asked"] is True for p in properties)
-        return None
+        return
 
     def configure_fit(self, server_round, parameters, client_manager):  # type: ignore[no-untyped-def]
         ins = FitIns(parameters, {"round": server_round, "step": 0.25})

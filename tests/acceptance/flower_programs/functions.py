@@ -63,7 +63,10 @@ def fold_fit(metrics: list[tuple[int, Metrics]]) -> Metrics:
 
 def fold_evaluate(metrics: list[tuple[int, Metrics]]) -> Metrics:
     total = sum(examples for examples, _ in metrics)
-    return {"accuracy": sum(examples * float(values["accuracy"]) for examples, values in metrics) / total, "clients": len(metrics)}
+    return {
+        "accuracy": sum(examples * float(values["accuracy"]) for examples, values in metrics) / total,
+        "clients": len(metrics),
+    }
 
 
 def main(role: str, address: str, argument: str) -> None:
