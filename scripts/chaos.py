@@ -5,8 +5,9 @@
 A first run over real processes is left alone. A second one, with the same seed, goes through fault-injecting proxies while the
 server, clients, workers and drivers are killed and connections are cut and stalled. Then it is checked that
 
-- the parameters after every round are bit-identical to those of the undisturbed run;
-- training, which notes its executions in a file that Hedgerow knows nothing of, was repeated only where a kill hit it;
+- the parameters after every round, and the losses that clients found, are bit-identical to those of the undisturbed run (the
+  strategy is FedAvgM, which has state);
+- training, which notes its executions in a file that Hedgerow knows nothing of, was repeated only where a kill hit its task;
 - each accepted result was folded exactly once;
 - every task ended with its result: none at a deadline, none at the cap on deaths of its worker.
 
@@ -44,6 +45,9 @@ KILLS_A_TASK = 2  # one more and the task would rightly fail
 POLL_S = 0.02
 NUMBERS = 250_000  # of the model: 1 MB
 BLOB_BYTES_PER_S = 4e6
+MOMENTUM = 0.9
+HANDED_OVER_S = 1.0
+"""A task is at work until its result is on its client's disk. That is not noted; it is this soon after training has ended."""
 RUN = Limit("chaos_run_s", 1200.0)
 
 
@@ -113,7 +117,7 @@ class Workload(Federation):
         """Start the job's driver, or the one that takes up the job of a killed one."""
         s = self.settings
         options = {"rounds": s.rounds, "clients": s.clients, "fraction": s.fraction, "seconds": s.seconds, "seed": s.seed}
-        options["numbers"] = NUMBERS
+        options |= {"numbers": NUMBERS, "momentum": MOMENTUM, "fraction-evaluate": s.fraction}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         words += ["--checkpoint-dir", str(self.folder / "checkpoints"), *(["--resume"] if resume else [])]
         return self.start_driver(WORKLOAD / "job.py", "--address", self.driver.text, "--out", str(self.out), *words)
@@ -146,11 +150,15 @@ class Workload(Federation):
             found[int(server_round)].add(digest)
         return found
 
-    def results(self) -> list[tuple[int, str, str]]:
-        """Round, node and outcome of all results of training in the server's database."""
+    def history(self) -> str:
+        """Losses and failures, as the job wrote them when it was over."""
+        return (self.out / "history.json").read_text()
+
+    def results(self, kind: str = "fit") -> list[tuple[int, str, str]]:
+        """Round, node and outcome of all results of this kind in the server's database."""
         with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            query = "select r.round, n.name, r.outcome from results r join nodes n using (node_id) where r.kind = 'fit'"
-            return [(int(r), str(name), str(outcome)) for r, name, outcome in connection.execute(query)]
+            query = "select r.round, n.name, r.outcome from results r join nodes n using (node_id) where r.kind = ?"
+            return [(int(r), str(name), str(outcome)) for r, name, outcome in connection.execute(query, [kind])]
 
 
 def can_resume() -> bool:
@@ -310,6 +318,10 @@ def problems(calm: Workload, stormy: Workload, chaos: Chaos) -> list[str]:
     for server_round, digests in sorted(calm.digests().items()):
         if stormy.digests().get(server_round) != digests:
             found.append(f"The parameters after round {server_round} differ from those of the undisturbed run.")
+    if stormy.history() != calm.history():
+        found.append(f"The history is not that of the undisturbed run: {stormy.history()} instead of {calm.history()}.")
+    if Counter(stormy.results("evaluate")) != Counter(calm.results("evaluate")):
+        found.append("The server's results of evaluation are not those of the undisturbed run.")
     sampled = {r: next(iter(lives.values())) for r, lives in calm.folds().items()}
     for server_round, nodes in sampled.items():
         lives = stormy.folds().get(server_round, {})
@@ -335,7 +347,8 @@ def repetitions(executions: list[Execution], kills: list[Kill], expected: Counte
         found.append(f"Not the tasks of the undisturbed run were executed: {sorted(set(by_task) ^ tasks)}.")
     for (server_round, node), times in sorted(by_task.items()):
         for first, again in itertools.pairwise(times):
-            if not any(k.node == node and first.started <= k.after and k.before <= again.started for k in kills):
+            over = again.started if first.ended is None else min(again.started, first.ended + HANDED_OVER_S)
+            if not any(k.node == node and first.started <= k.after and k.before <= over for k in kills):
                 at = f"{first.started:.3f} and {again.started:.3f}"
                 found.append(f"{node} trained twice for round {server_round}, at {at}, and no kill explains it.")
     return found

@@ -34,6 +34,14 @@ def test_an_execution_again_is_explained_by_a_kill_between_the_starts_alone(chao
         assert "a trained twice for round 1" in found
 
 
+def test_a_kill_after_the_task_was_done_explains_no_execution_again(chaos: ModuleType) -> None:
+    twice = [chaos.Execution("a", 1, 10, 5.0, 6.0), chaos.Execution("a", 1, 11, 12.0, 13.0)]
+    for before in (5.5, 6.5):  # while it trained; while the result was on its way to the disk
+        assert chaos.repetitions(twice, [chaos.Kill("a", before, before + 0.1)], EXPECTED) == []
+    (found,) = chaos.repetitions(twice, [chaos.Kill("a", 9.0, 9.1)], EXPECTED)
+    assert "no kill explains it" in found
+
+
 def test_each_execution_again_needs_a_kill_of_its_own(chaos: ModuleType) -> None:
     thrice = [chaos.Execution("a", 1, pid, started, None) for pid, started in ((10, 5.0), (11, 8.0), (12, 11.0))]
     assert len(chaos.repetitions(thrice, [chaos.Kill("a", 6.0, 6.1)], EXPECTED)) == 1

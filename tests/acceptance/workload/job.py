@@ -1,4 +1,4 @@
-"""The driver's script of the fault tests: FedAvg over the sites, with a record of what was folded and what came of each round.
+"""The driver's script of the fault tests: averaging over the sites, with a record of what was folded and what came of each round.
 
 Writes into ``--out``: ``folds`` (process, round and node of each update that was folded), ``rounds`` (round and digest of the
 parameters after it) and, when the run is over, ``history.json``.
@@ -56,6 +56,10 @@ class NotedFedAvg(hg.FedAvg):
         return super().aggregate_fit(server_round, Noted(results, server_round, self.folds), failures)
 
 
+class NotedFedAvgM(NotedFedAvg, hg.FedAvgM):
+    """The same with momentum, which is state that rounds hand on."""
+
+
 def main() -> None:
     """Run one job."""
     p = argparse.ArgumentParser(description=__doc__)
@@ -64,6 +68,8 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--clients", type=int, default=2)
     p.add_argument("--fraction", type=float, default=1.0)
+    p.add_argument("--fraction-evaluate", type=float, default=0.0)
+    p.add_argument("--momentum", type=float, default=0.0)
     p.add_argument("--seconds", type=float, default=0.5)
     p.add_argument("--numbers", type=int, default=50_000)
     p.add_argument("--seed", type=int, default=1)
@@ -79,15 +85,17 @@ def main() -> None:
         return float(np.mean(np.square(parameters[0]))), {}
 
     start = np.random.default_rng(args.seed).standard_normal(args.numbers, dtype=np.float32)
-    strategy = NotedFedAvg(
-        fraction_fit=args.fraction,
-        fraction_evaluate=0.0,
-        min_fit_clients=1,
-        min_available_clients=args.clients,
-        on_fit_config_fn=lambda server_round: {"round": server_round, "seconds": args.seconds},
-        evaluate_fn=note_round,
-        initial_parameters=hg.ndarrays_to_parameters([start]),
-    )
+    sampling: dict[str, Any] = {
+        "fraction_fit": args.fraction,
+        "fraction_evaluate": args.fraction_evaluate,
+        "min_fit_clients": 1,
+        "min_evaluate_clients": 1,
+        "min_available_clients": args.clients,
+        "on_fit_config_fn": lambda server_round: {"round": server_round, "seconds": args.seconds},
+        "evaluate_fn": note_round,
+        "initial_parameters": hg.ndarrays_to_parameters([start]),
+    }
+    strategy: NotedFedAvg = NotedFedAvgM(**sampling, server_momentum=args.momentum) if args.momentum else NotedFedAvg(**sampling)
     strategy.folds = args.out / "folds"
     options: dict[str, Any] = {}
     if args.checkpoint_dir and "checkpoint_dir" in inspect.signature(hg.start_driver).parameters:
@@ -99,7 +107,8 @@ def main() -> None:
         **options,
     )
     failures = [[r, *dataclasses.astuple(f)] for r, fs in history.failures.items() for f in fs]
-    (args.out / "history.json").write_text(json.dumps({"failures": failures, "losses": history.losses_centralized}))
+    what = {"failures": failures, "losses": history.losses_centralized, "losses_distributed": history.losses_distributed}
+    (args.out / "history.json").write_text(json.dumps(what))
 
 
 if __name__ == "__main__":
