@@ -157,7 +157,7 @@ class Jobs:
         blob = job.task.instruction.parameters
         backoff = Backoff()
         while path is not None and isinstance(blob, Blob) and not self._bench.cache.has(blob):
-            await self._bench.connection.session_after(0)
+            await self._bench.connection.session_after(None)
             try:
                 await self._bench.connection.download(blob, path, job.task.run_id, job.task.task_id)
             except (CallerError, CorruptData) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from hedgerow.errors import InvalidArgument, NotFound
+from hedgerow.errors import InvalidArgument
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
@@ -66,9 +66,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
         run_id = convert.check_id("run_id", request.run_id)
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
-        if request.server_id not in ("", self._store.server_id):
-            raise NotFound(f"The run {run_id} was opened at a server with another state; this one does not know it.")
-        state = await self._store.create_run(who, run_id, request.name, request.seed)
+        known = request.server_id not in ("", self._store.server_id)
+        state = await self._store.create_run(who, run_id, request.name, request.seed, known=known)
         run = await self._store.check_run(who, run_id)
         log.info("Run %s opened by a driver at %s", _label(run_id, request.name), context.peer(), extra={"action": "run_opened"})
         return driver_pb2.CreateRunReply(
@@ -205,6 +204,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
         if "\n" in request.manifest:
             raise InvalidArgument(f"The manifest of round {request.round} has more than one line.")
         done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), request.manifest)
+        if done.notify:
+            self._notifier.cancelled([request.run_id], done.notify, "the round is over")
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
         return driver_pb2.AcknowledgeRoundReply()

@@ -17,6 +17,7 @@ from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_r
 
 _RUNS, _RESULTS, _LINES = schema.runs.c, schema.results.c, schema.manifests.c
 _NO_ROUND = 2**62
+ROUND_OVER = "The round is over."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver: the blobs to keep, and its line of the manifest, "" for none."""
+    """A round that is safe with its driver since ``now``: the blobs to keep, and its line of the manifest, "" for none."""
 
     round: int
     keep: Sequence[str]
+    now: float
     manifest: str = ""
 
 
@@ -40,14 +42,16 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
     """See :meth:`hedgerow.store.store.Store.acknowledge_round`."""
     run = own_run(connection, who, run_id)
     if RunState(run.state).final:
-        return Acknowledged([], [])  # everything is released already
+        return Acknowledged([], [], [])  # everything is released already
     round = over.round
     if over.manifest:
         _keep_manifest(connection, run_id, round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
+    unwanted = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]
+    finish(connection, unwanted, Reply(Outcome.CANCELLED, ROUND_OVER), over.now, released=True)
     released = _release(connection, run_id, round)
-    return Acknowledged(released, references.drop(connection, run_id, round, frozenset(over.keep)))
+    return Acknowledged(notices(connection, unwanted), released, references.drop(connection, run_id, round, frozenset(over.keep)))
 
 
 def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[str]:

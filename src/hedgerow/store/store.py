@@ -37,6 +37,9 @@ from hedgerow.store.writer import Lane
 
 T = TypeVar("T")
 
+RESTORED_GRACE_S = 3600.0
+"""So long after a server was started on a backup, what it does not know may still be named by a driver that comes back."""
+
 
 class Store:
     """See the module. Open one with :meth:`open`; a database has one store at a time.
@@ -49,6 +52,7 @@ class Store:
     def __init__(self, writing: Engine, reading: Engine, clock: Clock, found: schema.Found) -> None:
         self.server_id: str = found.server_id
         self.url_key: bytes = found.url_key
+        self._restored_at = found.restored_at
         self._clock = clock
         self._opened_at = clock.now()
         self._engines = (writing, reading)
@@ -68,6 +72,11 @@ class Store:
         """
         writing, reading, found = schema.open_database(url, clock.now())
         return cls(writing, reading, clock, found)
+
+    @property
+    def settling(self) -> bool:
+        """Whether this is a backup that was put in use a short while ago: peers may know of tasks and nodes that it does not."""
+        return self._restored_at is not None and self._clock.now() < self._restored_at + RESTORED_GRACE_S
 
     def close(self) -> None:
         """Carry out what is waiting, then close the database. Blocking."""
@@ -98,7 +107,7 @@ class Store:
             AlreadyExists: Another node of that name is online.
         """
         now = self._clock.now()
-        in_hand = nodes.InHand(frozenset(running), frozenset(finished))
+        in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling)
         return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
 
     async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = ()) -> None:
@@ -107,7 +116,10 @@ class Store:
         await self._write(lambda c: nodes.close_session(c, node_id, epoch, handed_back, now))
 
     async def lose_nodes(self, away_before: float) -> Lost:
-        """Nodes away since before that time (and since before this store was opened) are lost; their open tasks fail."""
+        """Nodes away since before that time (and since before this store was opened) are lost; their open tasks fail.
+
+        So do open tasks from before that time whose nodes never came.
+        """
         now = self._clock.now()
         if self._opened_at >= away_before:  # nobody could come back while the server was down
             return Lost([], [])
@@ -128,17 +140,25 @@ class Store:
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, who: Identity, run_id: str, name: str, seed: int) -> RunState:
+    async def create_run(self, who: Identity, run_id: str, name: str, seed: int, *, known: bool = False) -> RunState:
         """Open a run, or take it up again. Idempotent.
 
+        Args:
+            who: The driver.
+            run_id: The run.
+            name: For people.
+            seed: The run's seed.
+            known: Only take it up: it was opened at a server with another state.
+
         Raises:
+            NotFound: It is to be taken up and is not here.
             PermissionDenied: The run is another driver's.
             Unauthenticated: The driver is known with another secret.
             AlreadyExists: The run was opened with another seed.
             InvalidTransition: The run is over.
         """
         now = self._clock.now()
-        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed), now))
+        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed, known), now))
 
     async def check_run(self, who: Identity, run_id: str) -> RunInfo:
         """The driver's own run.
@@ -193,6 +213,7 @@ class Store:
     ) -> Acknowledged:
         """This round and all before it are safe with the driver: outbox entries and blobs not in ``keep`` may go.
 
+        Tasks of these rounds that are open still are cancelled.
         The manifest is the round's line, which is kept with the run; of several the first stays.
 
         Raises:
@@ -200,7 +221,8 @@ class Store:
             PermissionDenied: It is another driver's.
             Unauthenticated: The driver is known with another secret.
         """
-        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, rounds.Over(round, keep, manifest)))
+        over = rounds.Over(round, keep, self._clock.now(), manifest)
+        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, over))
 
     async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[str]:
         """What came of each node in the run's rounds after this one: a line of JSON for each round, in order."""
@@ -211,7 +233,8 @@ class Store:
     async def push_tasks(self, who: Identity, run_id: str, new: Sequence[Task]) -> Pushed:
         """Store tasks; ids that are known are skipped. The run is running then.
 
-        Tasks for nodes that are online are stored as sent; those for nodes that are lost or unknown fail at once.
+        Tasks for nodes that are online are stored as sent; those for nodes that are lost or unknown fail at once, unless the
+        server was restored a short while ago: such nodes may come back.
 
         Raises:
             InvalidArgument: A task belongs to another run, or a blob has another size.
@@ -222,7 +245,8 @@ class Store:
             RunEnded: The run is over.
         """
         now = self._clock.now()
-        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, now))
+        settling = self.settling
+        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, tasks.Push(now, settling)))
 
     async def complete_task(self, node_id: str, epoch: int, task_id: str, reply: Reply) -> Completed:
         """Store a result. When the task was final already nothing changes and ``accepted`` is False.

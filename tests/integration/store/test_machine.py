@@ -231,6 +231,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.acknowledge_round(DRIVER, RUN, round, []))
         if not self.ended:
             self.acknowledged = max(self.acknowledged, round)
+            for task in self._open_tasks():
+                if task.round <= round:
+                    self._end(task, Outcome.CANCELLED)
 
     @precondition(lambda self: len(self.tasks) > 8)
     @rule()

@@ -250,16 +250,22 @@ async def test_interrupted_run_goes_on_when_its_driver_watches_it_again(store: S
     assert (await store.check_run(DRIVER, RUN)).state is RunState.PENDING
 
 
-async def test_acknowledged_round_releases_its_results_once_and_leaves_open_tasks(store: Store) -> None:
+async def test_acknowledged_round_releases_its_results_once_and_cancels_its_open_tasks(store: Store) -> None:
     await start(store, A, B)
-    first, straggler, second = fit(A, round=1), fit(B, round=1), fit(A, round=2)
-    await store.push_tasks(DRIVER, RUN, [first, straggler, second])
+    first, straggler, second, open = fit(A, round=1), fit(B, round=1), fit(A, round=2), fit(B, round=2)
+    await store.push_tasks(DRIVER, RUN, [first, straggler, second, open])
     await store.complete_task(A.id, 1, first.task_id, done())
     await store.complete_task(A.id, 1, second.task_id, done())
-    assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == [(A.id, 1, [first.task_id])]
-    assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == []
+    acknowledged = await store.acknowledge_round(DRIVER, RUN, 1, [])
+    assert acknowledged.release == [(A.id, 1, [first.task_id])]
+    assert acknowledged.notify == [(B.id, 1, straggler.task_id)]
+    again = await store.acknowledge_round(DRIVER, RUN, 1, [])
+    assert (again.release, again.notify) == ([], [])
+    cancelled = (await store.results_after(RUN, 0, 10))[-1]
+    assert (cancelled.task_id, cancelled.reply.outcome) == (straggler.task_id, Outcome.CANCELLED)
+    assert cancelled.reply.message == "The round is over."
     late = await store.complete_task(B.id, 1, straggler.task_id, done())
-    assert (late.accepted, late.release) == (True, True)
+    assert (late.accepted, late.release) == (False, True)
     assert (await store.acknowledge_round(DRIVER, RUN, 2, [])).release == [(A.id, 1, [second.task_id])]
 
 
