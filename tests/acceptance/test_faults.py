@@ -122,6 +122,17 @@ def test_a_worker_that_is_killed_three_times_under_a_task_is_a_failure(bench: Be
     assert "client a failed (worker_died)" in job.output()
 
 
+def test_a_site_that_wants_no_retries_gets_none(bench: Bench) -> None:
+    bench.start_server()
+    bench.start_client("a", "training_site:site", WORKLOAD, "--worker-retries=0")
+    bench.add_sites("b", connected=2)
+    job = bench.start_job("first", seconds=1)
+    os.kill(bench.wait_for_start("a", 2), signal.SIGKILL)
+    assert job.wait(JOB) == 0, job.tail()
+    assert bench.failures("first") == [(2, "a", "worker_died")]
+    assert len(bench.executions("start", "a", 2)) == 1
+
+
 def test_deaths_of_the_worker_are_counted_over_a_restart_of_the_client(bench: Bench) -> None:
     bench.start_server()
     bench.add_sites("a", "b")

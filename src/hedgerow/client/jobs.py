@@ -26,8 +26,8 @@ from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
-MAX_WORKER_DEATHS = 3
-"""A task is tried this often; only deaths of the worker count."""
+WORKER_RETRIES = 2
+"""So often a task whose worker died is tried again; nothing else counts."""
 CANCEL_GRACE_S = 5.0
 """A cancelled task may end by itself for so long before its worker is killed; loading the callable again may cost more."""
 JOBS_END = Limit("jobs_end_s", 1.5)
@@ -56,6 +56,7 @@ class Bench:
     pool: WorkerPool
     connection: Connection
     delivery: Delivery
+    worker_retries: int = WORKER_RETRIES
 
 
 class Jobs:
@@ -211,12 +212,11 @@ class Jobs:
                 if self._closing or not self._bench.pool.replaces_workers:
                     raise asyncio.CancelledError from error  # the client is stopping
                 deaths = state.count_death(task.task_id)
-                log.warning(
-                    "%s Task: %s, death %d of %d", error, job.label, deaths, MAX_WORKER_DEATHS, extra=_extra("worker_died", task)
-                )
-                if deaths < MAX_WORKER_DEATHS:
+                most = self._bench.worker_retries + 1
+                log.warning("%s Task: %s, death %d of %d", error, job.label, deaths, most, extra=_extra("worker_died", task))
+                if deaths < most:
                     continue
-                text = f"The worker process died {deaths} times under this task; the last time: {error}"
+                text = f"The worker process died {deaths} time{'s' * (deaths > 1)} under this task; the last time: {error}"
                 return _failure(Outcome.WORKER_DIED, text, deaths), (None, None)
             reply = done.reply
             reply.worker_deaths = state.deaths(task.task_id)

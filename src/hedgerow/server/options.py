@@ -29,7 +29,7 @@ class ServerOptions:
         state_dir: Folder for the database and the blobs; one server at a time.
         database: SQLAlchemy URL; by default an SQLite file in the state directory.
         node_lost_s: A node that is away for longer counts as lost, and its tasks fail.
-        max_task_s: A task that was sent longer ago without a result expires.
+        max_task_s: A task that was first sent longer ago, and not handed back since, expires without a result.
         driver_lost_s: A run whose driver is away for longer shows as interrupted.
         interrupted_kept_s: An interrupted run that is not taken up for longer fails, and what is kept for it is released.
         unused_blob_s: An upload that nobody refers to for longer is deleted.

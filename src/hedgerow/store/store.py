@@ -271,7 +271,7 @@ class Store:
         return await self._write(lambda c: tasks.cancel_tasks(c, who, run_id, task_ids, tasks.Why(reason, now)))
 
     async def expire_tasks(self, sent_before: float) -> Expired:
-        """Tasks that were last sent before that time, and are still open, expire."""
+        """Tasks that were first sent before that time, and are at their nodes still, expire."""
         now = self._clock.now()
         return await self._write(lambda c: tasks.expire_tasks(c, sent_before, now))
 

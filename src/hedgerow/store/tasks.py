@@ -92,14 +92,18 @@ class Why:
 
 
 def move(connection: Connection, rows: Sequence[Row], event: Event, now: float) -> None:
-    """Move open tasks to the open state that the event leads to; ``SENT`` restarts the time that a task may take."""
+    """Move open tasks to the open state that the event leads to.
+
+    The time that a task may take counts from when it was first sent, however often its node connects; it starts anew only for
+    a task that was handed back.
+    """
     if not rows:
         return
-    sent_at = now if event is Event.SENT else None
-    changes = [
-        {"moved": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": sent_at}
-        for row in rows
-    ]
+    changes = []
+    for row in rows:
+        sent_at = (now if row.sent_at is None else row.sent_at) if event is Event.SENT else None
+        state = after(TaskState(row.state), event)
+        changes.append({"moved": row.task_id, "was": row.state, "becomes": state.value, "at": sent_at})
     connection.execute(_MOVE, changes)
 
 

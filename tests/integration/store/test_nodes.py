@@ -106,6 +106,26 @@ async def test_task_that_was_handed_back_is_queued_and_sent_again(store: Store) 
     assert (await store.open_session(A, "a", [kept.task_id], [])).assign == [back]
 
 
+async def test_a_node_that_connects_again_and_again_gets_no_more_time_for_a_task(store: Store, clock: HeldClock) -> None:
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    await store.open_session(A, "a", [], [])
+    given, waiting = fit(A), fit(A, round=2)
+    await store.push_tasks(DRIVER, RUN, [given])
+    clock.advance(60)
+    await store.close_session(A.id, 1)
+    await store.push_tasks(DRIVER, RUN, [waiting])
+    opened = await store.open_session(A, "a", [], [])
+    assert opened.assign == [given, waiting]
+    clock.advance(50)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == [(A.id, 2, given.task_id)]
+    await store.close_session(A.id, 2, [waiting.task_id])
+    await store.open_session(A, "a", [], [])
+    clock.advance(70)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == []
+    clock.advance(40)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == [(A.id, 3, waiting.task_id)]
+
+
 async def test_result_of_a_task_that_was_handed_back_is_taken(store: Store) -> None:
     await store.create_run(DRIVER, RUN, "demo", 1)
     await store.open_session(A, "a", [], [])
