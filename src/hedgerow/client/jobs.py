@@ -85,10 +85,15 @@ class Jobs:
             task = task_from_proto(message)
         except InvalidArgument as error:
             log.error("The server sent a task that cannot be read: %s", error)
-            self._bench.outbox.put(
-                message.task_id, message.run_id, label, _failure(Outcome.INVALID_RESULT, str(error)), None, None
-            )
-            self._bench.delivery.send(message.task_id)
+            failure = _failure(Outcome.INVALID_RESULT, str(error))
+            try:
+                self._bench.outbox.put(message.task_id, message.run_id, label, failure, None, None)
+            except OSError as problem:
+                log.error(
+                    "The refusal of the %s cannot be kept: %s. The server sends it again in the next session", label, problem
+                )
+            else:
+                self._bench.delivery.send(message.task_id)
             return
         job = self._jobs[task.task_id] = Job(task, label)
         log.info("Received the %s", label, extra=_extra("task_received", task))

@@ -9,19 +9,23 @@ Files get fresh names where that is possible: to rename over an old file makes e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.errors import CorruptData
 from hedgerow.wire.proto import records_pb2
 
 log = logging.getLogger(__name__)
+
+_REPLACED = ".replaced"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Outbox:
         self._state = state
         self._folder = state.path / "outbox"
         self._entries: dict[str, Entry] = {}
+        for old in self._folder.glob(".*" + _REPLACED):
+            if not (whole := self._folder / old.name[1 : -len(_REPLACED)]).exists():
+                old.rename(whole)  # what was to take its place has not come
         for folder in sorted(self._folder.iterdir()):
             entry = None if folder.name.startswith(".") else _read(folder)
             if entry is None:
@@ -84,49 +91,79 @@ class Outbox:
         """Keep a result. The files of its parameters and of the run's new state are moved, not copied.
 
         Raises:
-            OSError: The disk is full or broken; nothing is kept then.
+            OSError: The disk is full or broken. Calling again with the same arguments goes on where this one failed.
+            CorruptData: A file that is to be moved is not there.
         """
+        entry = self._entries.get(task_id)
+        if entry is None or entry.reply != reply:  # else an earlier call has got that far
+            moves = {name: path for name, path in (("state", state), ("parameters", parameters)) if path is not None}
+            entry = self._write(task_id, run_id, label, reply, moves)
+            self._entries[task_id] = entry
+        self._keep_state(entry)
+        return entry
+
+    def _write(self, task_id: str, run_id: str, label: str, reply: records_pb2.Reply, moves: Mapping[str, Path]) -> Entry:
+        """Make the entry's folder, whole or not at all. ``moves`` holds files by the names that they get."""
         hidden, folder = self._folder / f".{task_id}", self._folder / task_id
+        for name, path in moves.items():
+            if not path.exists() and (hidden / name).exists():  # an earlier call failed after it had moved it
+                (hidden / name).rename(path)
+            if not path.exists():
+                raise CorruptData(f"The file {path} of the result of task {task_id} is not there any longer.")
         shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        size = parameters.stat().st_size if parameters is not None else 0
-        entry = Entry(task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16))
+        hidden.mkdir(exist_ok=True)
+        parameters = folder / "parameters" if "parameters" in moves else None
+        size = moves["parameters"].stat().st_size if parameters else 0
+        entry = Entry(task_id, run_id, label, reply, parameters, size, secrets.token_hex(16))
         # What needs space comes first: a full disk must leave the files where they were, for another try.
         (hidden / "reply").write_bytes(reply.SerializeToString())
         (hidden / "entry.json").write_bytes(_description(entry))
-        if state is not None:
-            state.rename(hidden / "state")
-        if parameters is not None:
-            parameters.rename(hidden / "parameters")
-        if folder.exists():  # a failure takes the place of a result that the server refuses
-            shutil.rmtree(folder)
-        hidden.rename(folder)
-        self._keep_state(entry)
-        self._entries[task_id] = entry
+        for name, path in moves.items():
+            path.rename(hidden / name)
+        self._show(hidden, folder)
         return entry
 
+    def _show(self, hidden: Path, folder: Path) -> None:
+        """The moment at which an entry is there. A failure may take the place of a result that the server refuses."""
+        old = folder.with_name(f".{folder.name}{_REPLACED}")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        try:
+            hidden.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
     def accepted(self, task_id: str, server_id: str) -> None:
-        """The server has taken the result."""
+        """The server has taken the result. Where the disk is full this is forgotten by the next start, which sends it again."""
         entry = self._entries.get(task_id)
         if entry is not None and entry.accepted_by != server_id:
             self._entries[task_id] = replace(entry, accepted_by=server_id)
-            (self._folder / task_id / "accepted").write_text(server_id)
+            with _tolerated(f"the server has the result of the {entry.label}"):
+                (self._folder / task_id / "accepted").write_text(server_id)
 
     def send_again(self, task_id: str) -> None:
         """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
         entry = self._entries.get(task_id)
         if entry is not None:
-            (self._folder / task_id / "accepted").unlink(missing_ok=True)
             self._entries[task_id] = replace(entry, accepted_by="", upload_id=secrets.token_hex(16))
-            write_atomically(self._folder / task_id / "entry.json", _description(self._entries[task_id]))
+            with _tolerated(f"the result of the {entry.label} is to be sent again"):
+                (self._folder / task_id / "accepted").unlink(missing_ok=True)
+                write_atomically(self._folder / task_id / "entry.json", _description(self._entries[task_id]))
 
     def remove(self, task_id: str) -> None:
         """The result is safe elsewhere, or of no use to anybody."""
-        if self._entries.pop(task_id, None) is not None:
+        entry = self._entries.pop(task_id, None)
+        if entry is not None:
             # Renamed first, so that a death in the middle leaves nothing that looks whole.
             hidden = self._folder / f".{task_id}"
-            (self._folder / task_id).rename(hidden)
-            shutil.rmtree(hidden)
+            with _tolerated(f"the result of the {entry.label} may go"):
+                shutil.rmtree(hidden, ignore_errors=True)
+                (self._folder / task_id).rename(hidden)
+                shutil.rmtree(hidden)
 
     def _keep_state(self, entry: Entry) -> None:
         """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
@@ -134,6 +171,15 @@ class Outbox:
         if state.exists():
             self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
             state.rename(self._state.run_state_path(entry.run_id))
+
+
+@contextlib.contextmanager
+def _tolerated(what: str) -> Iterator[None]:
+    """A note on the disk without which nothing is lost: some of the work may be done again after a restart."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("Cannot note on the disk that %s: %s", what, error, extra={"action": "outbox_not_noted"})
 
 
 def _description(entry: Entry) -> bytes:
