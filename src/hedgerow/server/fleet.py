@@ -142,7 +142,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                     bounds.check_reason(leave.reason)
                     bounds.check_ids("handed_back", leave.handed_back)
                     log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
-                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back))
+                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back), left=True)
         except HedgerowError as error:
             log.warning("The session of node %s ends: %s", session.name, error)
         finally:

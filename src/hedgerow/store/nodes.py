@@ -31,6 +31,15 @@ class InHand:
     keep_unknown: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A session that ended, and the state that its node has then."""
+
+    node_id: str
+    epoch: int
+    state: NodeState
+
+
 def open_session(connection: Connection, who: Identity, name: str, in_hand: InHand, now: float) -> SessionOpened:
     """See :meth:`hedgerow.store.store.Store.open_session`."""
     known = connection.execute(select(schema.nodes).where(_NODES.node_id == who.id)).one_or_none()
@@ -104,13 +113,14 @@ def _to_drop(connection: Connection, node_id: str, in_hand: InHand) -> tuple[lis
     return sorted(filter(final, in_hand.running)), sorted(i for i in in_hand.finished if over(i) and final(i))
 
 
-def close_session(connection: Connection, node_id: str, epoch: int, handed_back: Sequence[str], now: float) -> None:
+def close_session(connection: Connection, gone: Gone, handed_back: Sequence[str], now: float) -> None:
     """See :meth:`hedgerow.store.store.Store.close_session`."""
+    node_id = gone.node_id
     node = connection.execute(select(_NODES.epoch, _NODES.state).where(_NODES.node_id == node_id)).one_or_none()
-    if node is None or node.epoch != epoch or node.state != NodeState.ONLINE:
+    if node is None or node.epoch != gone.epoch or node.state != NodeState.ONLINE:
         return
     away = {
-        "state": NodeState.AWAY.value,
+        "state": gone.state.value,
         "version": _next_version(connection),
         "last_seen": now,
         "away_since": now,
@@ -123,11 +133,18 @@ def close_session(connection: Connection, node_id: str, epoch: int, handed_back:
     move(connection, given, Event.HANDED_BACK, now)
 
 
-def lose_nodes(connection: Connection, away_before: float, now: float) -> Lost:
+def lose_nodes(connection: Connection, away_before: float, left_before: float, now: float) -> Lost:
     """See :meth:`hedgerow.store.store.Store.lose_nodes`."""
-    gone = select(schema.nodes).where(_NODES.state == NodeState.AWAY.value, _NODES.away_since < away_before)
-    rows = connection.execute(gone.order_by(_NODES.version)).all()
-    run_ids = _lose(connection, rows, "The node stayed away for too long.", now)
+    rows: list[Row] = []
+    run_ids: list[str] = []
+    for state, before, why in (
+        (NodeState.AWAY, away_before, "The node stayed away for too long."),
+        (NodeState.LEFT, left_before, "The client was stopped, and not started again in time."),
+    ):
+        gone = select(schema.nodes).where(_NODES.state == state.value, _NODES.away_since < before).order_by(_NODES.version)
+        found = connection.execute(gone).all()
+        run_ids += _lose(connection, found, why, now)
+        rows += found
     absent = tasks_of_absent_nodes(connection, away_before)
     finish(connection, absent, Reply(Outcome.NODE_LOST, "The node did not come back."), now)
     run_ids = list(dict.fromkeys([*run_ids, *(task.run_id for task in absent)]))

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from hedgerow.clock import Clock
-from hedgerow.records import Blob, Node, Reply, RunState, Task, TaskResult
+from hedgerow.records import Blob, Node, NodeState, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
 from hedgerow.store import lost_blobs, nodes, overview, references, rounds, runs, schema, tasks, uploads
 from hedgerow.store.changes import (
@@ -37,6 +37,7 @@ from hedgerow.store.writer import Lane
 
 T = TypeVar("T")
 
+NEVER = float("-inf")
 RESTORED_GRACE_S = 3600.0
 """So long after a server was started on a backup, what it does not know may still be named by a driver that comes back."""
 
@@ -110,20 +111,30 @@ class Store:
         in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling)
         return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
 
-    async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = ()) -> None:
-        """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current."""
-        now = self._clock.now()
-        await self._write(lambda c: nodes.close_session(c, node_id, epoch, handed_back, now))
+    async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = (), *, left: bool = False) -> None:
+        """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current.
 
-    async def lose_nodes(self, away_before: float) -> Lost:
-        """Nodes away since before that time (and since before this store was opened) are lost; their open tasks fail.
-
-        So do open tasks from before that time whose nodes never came.
+        Args:
+            node_id: The node.
+            epoch: The session's epoch.
+            handed_back: Ids of tasks that the client will not finish.
+            left: The client is stopping: the node does not count as available.
         """
         now = self._clock.now()
-        if self._opened_at >= away_before:  # nobody could come back while the server was down
+        state = NodeState.LEFT if left else NodeState.AWAY
+        await self._write(lambda c: nodes.close_session(c, nodes.Gone(node_id, epoch, state), handed_back, now))
+
+    async def lose_nodes(self, away_before: float, left_before: float) -> Lost:
+        """Nodes away, or left, since before that time (and since before this store was opened) are lost; their open tasks fail.
+
+        So do open tasks from before ``away_before`` whose nodes never came.
+        """
+        now = self._clock.now()
+        # Nobody could come back while the server was down.
+        away, left = (before if self._opened_at < before else NEVER for before in (away_before, left_before))
+        if away == left == NEVER:
             return Lost([], [])
-        return await self._write(lambda c: nodes.lose_nodes(c, away_before, now))
+        return await self._write(lambda c: nodes.lose_nodes(c, away, left, now))
 
     async def nodes_after(self, version: int, limit: int) -> list[Node]:
         """Nodes that changed after this version, ordered by version."""

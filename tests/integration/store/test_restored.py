@@ -59,7 +59,7 @@ async def test_tasks_wait_for_nodes_that_came_after_the_backup_and_fail_when_the
     assert not (await restored.push_tasks(DRIVER, RUN, tasks)).failed
     assert (await restored.open_session(B, "b", [], [])).assign == tasks[:1]
     clock.advance(601)
-    lost = await restored.lose_nodes(clock.now() - 600)
+    lost = await restored.lose_nodes(clock.now() - 600, clock.now() - 60)
     assert [node.state for node in lost.nodes] == [NodeState.LOST]  # A, which was online when the backup was made
     assert lost.run_ids == [RUN]
     assert [(r.task_id, r.reply.outcome) for r in await restored.results_after(RUN, 0, 9)] == [

@@ -110,7 +110,7 @@ async def test_task_for_a_lost_or_unknown_node_fails_at_once(store: Store, clock
     await start(store, A)
     await store.close_session(A.id, 1)
     clock.advance(1)
-    await store.lose_nodes(clock.now())
+    await store.lose_nodes(clock.now(), clock.now())
     clock.advance(1)
     pushed = await store.push_tasks(DRIVER, RUN, [fit(A), fit(B)])
     assert (pushed.created, pushed.assign, pushed.failed) == (2, [], True)
