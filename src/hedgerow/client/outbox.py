@@ -1,8 +1,16 @@
 """Finished results on disk, from before they are sent until the server says that they are safe elsewhere.
 
-An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that
-dies at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. When the
-server has taken the result, its id is noted: the result is not sent again unless that server asks, or is another one.
+::
+
+    <task>              the entry: what it is, and the reply with parameters that are small
+    <task>.parameters   parameters that are not
+    <task>.state        the run's new state, until it has its own name
+    <task>.accepted     id of the server that has the parameters
+
+An entry is written under a hidden name and renamed when everything else of it is in its place: that rename is the moment at which
+the result, and the run's new state, are there. A process that dies at any instant leaves either a whole entry or none; a digest
+or a size that does not fit (power loss) makes it none as well. A small result is one file: a folder for each would cost more than
+everything else that happens to it.
 
 Files get fresh names where that is possible: to rename over an old file makes ext4 write to the disk at once.
 """
@@ -11,21 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from hedgerow.client.state_dir import StateDir, write_atomically
 from hedgerow.errors import CorruptData
-from hedgerow.wire.proto import records_pb2
+from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
-_REPLACED = ".replaced"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,12 @@ class Entry:
         task_id: The task.
         run_id: Its run.
         label: What the log calls the task.
-        reply: The reply without its parameters.
-        parameters: File with the parameters, or None.
+        reply: The reply; small parameters are in it.
+        parameters: File with parameters that are not small, or None.
         size: Size of that file in bytes.
         upload_id: Under which the parameters are uploaded; kept, so that an upload goes on after a restart.
-        accepted_by: Id of the server that has taken the result, or "".
+        accepted_by: Id of the server that has taken the result, or "". A restart forgets it for a result without such a file,
+            which costs no more than sending a message twice.
     """
 
     task_id: str
@@ -60,17 +69,19 @@ class Outbox:
         self._state = state
         self._folder = state.path / "outbox"
         self._entries: dict[str, Entry] = {}
-        for old in self._folder.glob(".*" + _REPLACED):
-            if not (whole := self._folder / old.name[1 : -len(_REPLACED)]).exists():
-                old.rename(whole)  # what was to take its place has not come
-        for folder in sorted(self._folder.iterdir()):
-            entry = None if folder.name.startswith(".") else _read(folder)
-            if entry is None:
-                log.warning("Removed a half-written result from the outbox: %s", folder.name, extra={"action": "outbox_repaired"})
-                shutil.rmtree(folder)
-            else:
-                self._keep_state(entry)
-                self._entries[entry.task_id] = entry
+        for path in sorted(self._folder.iterdir()):  # an entry comes before its other files
+            task_id, dot, _ = path.name.partition(".")
+            if not dot:
+                entry = _read(path)
+                if entry is not None:
+                    self._keep_state(entry)
+                    self._entries[task_id] = entry
+                    continue
+            if task_id not in self._entries:
+                log.warning("Removed a half-written result from the outbox: %s", path.name, extra={"action": "outbox_repaired"})
+                path.unlink()
+            elif self._entries[task_id].parameters is None:
+                path.unlink(missing_ok=True)  # of a result that had to give way to a failure
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._entries
@@ -96,54 +107,44 @@ class Outbox:
         """
         entry = self._entries.get(task_id)
         if entry is None or entry.reply != reply:  # else an earlier call has got that far
-            moves = {name: path for name, path in (("state", state), ("parameters", parameters)) if path is not None}
-            entry = self._write(task_id, run_id, label, reply, moves)
-            self._entries[task_id] = entry
+            entry = Entry(task_id, run_id, label, reply, None, 0, secrets.token_hex(16))
+            entry = self._entries[task_id] = self._write(entry, parameters, state)
         self._keep_state(entry)
         return entry
 
-    def _write(self, task_id: str, run_id: str, label: str, reply: records_pb2.Reply, moves: Mapping[str, Path]) -> Entry:
-        """Make the entry's folder, whole or not at all. ``moves`` holds files by the names that they get."""
-        hidden, folder = self._folder / f".{task_id}", self._folder / task_id
-        for name, path in moves.items():
-            if not path.exists() and (hidden / name).exists():  # an earlier call failed after it had moved it
-                (hidden / name).rename(path)
-            if not path.exists():
-                raise CorruptData(f"The file {path} of the result of task {task_id} is not there any longer.")
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(exist_ok=True)
-        parameters = folder / "parameters" if "parameters" in moves else None
-        size = moves["parameters"].stat().st_size if parameters else 0
-        entry = Entry(task_id, run_id, label, reply, parameters, size, secrets.token_hex(16))
-        # What needs space comes first: a full disk must leave the files where they were, for another try.
-        (hidden / "reply").write_bytes(reply.SerializeToString())
-        (hidden / "entry.json").write_bytes(_description(entry))
-        for name, path in moves.items():
-            path.rename(hidden / name)
-        self._show(hidden, folder)
+    def _write(self, entry: Entry, parameters: Path | None, state: Path | None) -> Entry:
+        """Bring an entry to the disk, whole or not at all. It may take the place of a result that the server refuses."""
+        path = self._folder / entry.task_id
+        moves = []
+        for source, name in ((parameters, "parameters"), (state, "state")):
+            if source is not None:
+                target = path.with_name(f"{path.name}.{name}")
+                # A try that failed may have moved some files: they are where they belong.
+                here = source if source.exists() else target
+                if not here.exists():
+                    raise CorruptData(f"The file {source} of the result of the {entry.label} is not there any longer.")
+                moves.append((here, target))
+        if parameters is not None:
+            here, target = moves[0]
+            entry = replace(entry, parameters=target, size=here.stat().st_size)
+        hidden = self._folder / f".{path.name}"
+        hidden.write_bytes(_sealed(entry))  # what needs space comes first
+        for here, target in moves:
+            if here != target:
+                here.rename(target)
+        hidden.rename(path)
+        if entry.parameters is None:
+            self._drop_files(entry)
         return entry
 
-    def _show(self, hidden: Path, folder: Path) -> None:
-        """The moment at which an entry is there. A failure may take the place of a result that the server refuses."""
-        old = folder.with_name(f".{folder.name}{_REPLACED}")
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        try:
-            hidden.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-
     def accepted(self, task_id: str, server_id: str) -> None:
-        """The server has taken the result. Where the disk is full this is forgotten by the next start, which sends it again."""
+        """The server has taken the result. Where the disk is full the next start does not know that, and sends it again."""
         entry = self._entries.get(task_id)
         if entry is not None and entry.accepted_by != server_id:
             self._entries[task_id] = replace(entry, accepted_by=server_id)
-            with _tolerated(f"the server has the result of the {entry.label}"):
-                (self._folder / task_id / "accepted").write_text(server_id)
+            if entry.parameters is not None:
+                with _tolerated(f"the server has the result of the {entry.label}"):
+                    self._mark(task_id).write_text(server_id)
 
     def send_again(self, task_id: str) -> None:
         """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
@@ -151,23 +152,41 @@ class Outbox:
         if entry is not None:
             self._entries[task_id] = replace(entry, accepted_by="", upload_id=secrets.token_hex(16))
             with _tolerated(f"the result of the {entry.label} is to be sent again"):
-                (self._folder / task_id / "accepted").unlink(missing_ok=True)
-                write_atomically(self._folder / task_id / "entry.json", _description(self._entries[task_id]))
+                self._mark(task_id).unlink(missing_ok=True)
+                write_atomically(self._folder / task_id, _sealed(self._entries[task_id]))
+
+    def to_file(self, entry: Entry) -> Entry:
+        """Put parameters that are in the reply into a file of their own, as if they were not small."""
+        reply = records_pb2.Reply()
+        reply.CopyFrom(entry.reply)
+        inline = reply.parameters.inline
+        reply.ClearField("parameters")
+        path = self._folder / f"{entry.task_id}.parameters"
+        write_atomically(path, inline)
+        changed = self._entries[entry.task_id] = replace(entry, reply=reply, parameters=path, size=len(inline))
+        write_atomically(self._folder / entry.task_id, _sealed(changed))
+        return changed
 
     def remove(self, task_id: str) -> None:
         """The result is safe elsewhere, or of no use to anybody."""
         entry = self._entries.pop(task_id, None)
         if entry is not None:
-            # Renamed first, so that a death in the middle leaves nothing that looks whole.
-            hidden = self._folder / f".{task_id}"
             with _tolerated(f"the result of the {entry.label} may go"):
-                shutil.rmtree(hidden, ignore_errors=True)
-                (self._folder / task_id).rename(hidden)
-                shutil.rmtree(hidden)
+                # The entry first, so that a death in the middle leaves nothing that looks whole.
+                (self._folder / task_id).unlink(missing_ok=True)
+                self._drop_files(entry)
+
+    def _drop_files(self, entry: Entry) -> None:
+        with _tolerated(f"the files of the {entry.label} may go"):
+            (self._folder / f"{entry.task_id}.parameters").unlink(missing_ok=True)
+            self._mark(entry.task_id).unlink(missing_ok=True)
+
+    def _mark(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}.accepted"
 
     def _keep_state(self, entry: Entry) -> None:
         """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
-        state = self._folder / entry.task_id / "state"
+        state = self._folder / f"{entry.task_id}.state"
         if state.exists():
             self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
             state.rename(self._state.run_state_path(entry.run_id))
@@ -182,39 +201,30 @@ def _tolerated(what: str) -> Iterator[None]:
         log.warning("Cannot note on the disk that %s: %s", what, error, extra={"action": "outbox_not_noted"})
 
 
-def _description(entry: Entry) -> bytes:
-    body = entry.reply.SerializeToString()
-    stored = {
-        "run_id": entry.run_id,
-        "label": entry.label,
-        "parameters_size": entry.size if entry.parameters else None,
-        "upload_id": entry.upload_id,
-        "reply_sha256": hashlib.sha256(body).hexdigest(),
-    }
-    return json.dumps(stored).encode()
+def _sealed(entry: Entry) -> bytes:
+    """The entry's file: a digest, then the message."""
+    size = None if entry.parameters is None else entry.size
+    kept = worker_pb2.KeptResult(
+        run_id=entry.run_id, label=entry.label, reply=entry.reply, upload_id=entry.upload_id, parameters_size=size
+    )
+    body = kept.SerializeToString()
+    return hashlib.sha256(body).digest() + body
 
 
-def _read(folder: Path) -> Entry | None:
-    """The entry in a folder; None if it is not whole."""
-    try:
-        stored = json.loads((folder / "entry.json").read_bytes())
-        body = (folder / "reply").read_bytes()
-        size = stored["parameters_size"]
-        accepted = folder / "accepted"
-        parameters = None if size is None else folder / "parameters"
-        if hashlib.sha256(body).hexdigest() != stored["reply_sha256"]:
-            return None
-        if parameters is not None and parameters.stat().st_size != size:
-            return None
-        return Entry(
-            folder.name,
-            stored["run_id"],
-            stored["label"],
-            records_pb2.Reply.FromString(body),
-            parameters,
-            size or 0,
-            stored["upload_id"],
-            accepted.read_text() if accepted.exists() else "",
-        )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+def _read(path: Path) -> Entry | None:
+    """The entry in a file; None if it is not whole."""
+    data = path.read_bytes()
+    body = data[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != data[:_DIGEST_BYTES]:
         return None
+    try:
+        kept = worker_pb2.KeptResult.FromString(body)
+    except DecodeError:
+        return None
+    parameters, size, mark = None, 0, path.with_name(f"{path.name}.accepted")
+    if kept.HasField("parameters_size"):
+        parameters, size = path.with_name(f"{path.name}.parameters"), kept.parameters_size
+        if not parameters.exists() or parameters.stat().st_size != size:
+            return None
+    accepted_by = mark.read_text() if mark.exists() else ""
+    return Entry(path.name, kept.run_id, kept.label, kept.reply, parameters, size, kept.upload_id, accepted_by)

@@ -199,7 +199,7 @@ class _Run:
             run_id=record.run_id,
             identity=record.identity,
             server_id=record.server_id,
-            after_result=0 if self._checkpoint is None else self._checkpoint.cursor,
+            after_result=0 if self._checkpoint is None else self._checkpoint.cursor or 0,
         )
 
     def _check(self, driver: Driver) -> None:

@@ -83,7 +83,7 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """Tasks to cancel at their nodes, outbox entries that may go, and blob files to unlink."""
+    """Tasks to cancel at their nodes, outbox entries that may go, and blob files whose rows are gone: the caller unlinks them."""
 
     notify: list[Notice]
     release: list[Release]

@@ -17,7 +17,8 @@ from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_r
 
 _RUNS, _RESULTS, _LINES = schema.runs.c, schema.results.c, schema.manifests.c
 _NO_ROUND = 2**62
-ROUND_OVER = "The round is over."
+ROUND_IS_OVER = "the round is over"
+"""The reason with which tasks end that are still open when their round is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +31,36 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver since ``now``: the blobs to keep, and its line of the manifest, "" for none."""
+    """A round that is safe with its driver: the blobs to keep, and a line of the manifest, "" for none, with its round."""
 
     round: int
     keep: Sequence[str]
-    now: float
-    manifest: str = ""
+    manifest: str
+    manifest_round: int
 
 
-def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over) -> Acknowledged:
+def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over, now: float) -> Acknowledged:
     """See :meth:`hedgerow.store.store.Store.acknowledge_round`."""
     run = own_run(connection, who, run_id)
     if RunState(run.state).final:
         return Acknowledged([], [], [])  # everything is released already
     round = over.round
     if over.manifest:
-        _keep_manifest(connection, run_id, round, over.manifest)
+        _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
-    unwanted = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]
-    finish(connection, unwanted, Reply(Outcome.CANCELLED, ROUND_OVER), over.now, released=True)
+    late = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]
+    notify = notices(connection, late)
+    finish(connection, late, Reply(Outcome.CANCELLED, ROUND_IS_OVER), now, released=True)
     released = _release(connection, run_id, round)
-    return Acknowledged(notices(connection, unwanted), released, references.drop(connection, run_id, round, frozenset(over.keep)))
+    return Acknowledged(notify, released, references.drop(connection, run_id, round, frozenset(over.keep)))
 
 
-def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[str]:
+def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[tuple[int, str]]:
     """See :meth:`hedgerow.store.store.Store.manifest`."""
-    which = select(_LINES.line).where(_LINES.run_id == run_id, _LINES.round > after_round).order_by(_LINES.round).limit(limit)
-    return list(connection.execute(which).scalars())
+    which = (_LINES.run_id == run_id, _LINES.round > after_round)
+    lines = select(_LINES.round, _LINES.line).where(*which).order_by(_LINES.round).limit(limit)
+    return [(row.round, row.line) for row in connection.execute(lines)]
 
 
 def _keep_manifest(connection: Connection, run_id: str, round: int, line: str) -> None:

@@ -155,7 +155,7 @@ async def test_new_session_is_told_what_to_cancel_and_what_to_release(store: Sto
     assert opened.assign == []
 
 
-async def test_result_of_a_round_that_was_over_before_it_came_may_go(store: Store) -> None:
+async def test_result_for_a_task_of_an_acknowledged_round_may_go(store: Store) -> None:
     await store.create_run(DRIVER, RUN, "demo", 1)
     await store.open_session(A, "a", [], [])
     straggler = fit(A)
