@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hedgerow.testing import Process, eventually, free_port
+from hedgerow.testing import Federation, Process, eventually, free_port
 from hedgerow.waits import Limit
 from tests import flower
 
@@ -157,6 +157,51 @@ def test_clients_raise_when_the_job_fails(ours: Trial, tmp_path: Path) -> None:
     for client in clients:
         assert client.wait(JOB) == 1
         assert "its one job has failed (ZeroDivisionError)" in client.output()
+
+
+def test_a_server_that_dies_is_followed_by_another_that_the_clients_serve(ours: Trial) -> None:
+    told = ours.folder / "history.json"
+    server = ours.start(PROGRAMS / "quickstart.py", "server", os.devnull)
+    clients = [ours.start(PROGRAMS / "quickstart.py", "client", "1")]  # one is not enough: the job waits
+    clients[0].wait_for_output("Idle, waiting for work", UP)
+    server.kill()
+    again = ours.start(PROGRAMS / "quickstart.py", "server", str(told))
+    clients.append(ours.start(PROGRAMS / "quickstart.py", "client", "2"))
+    assert again.wait(JOB) == 0, again.tail()
+    assert [client.wait(JOB) for client in clients] == [0, 0]
+    assert EXPECTED["quickstart"](json.loads(told.read_text()))
+
+
+SERVICE = """
+import hedgerow.flwr as fl
+from quickstart import LinearModel
+
+
+def client_fn(cid: str):
+    return LinearModel(int(cid[-1])).to_client()
+
+
+flower = fl.flower.Flower(client_fn=client_fn)
+
+if __name__ == "__main__":
+    import sys
+
+    history = fl.driver.start_driver(server_address=sys.argv[1], config=fl.server.ServerConfig(num_rounds=3))
+    print([number for number, _ in history.losses_distributed])
+"""
+
+
+def test_flower_client_and_start_driver_run_the_same_code_as_a_service(tmp_path: Path) -> None:
+    program = tmp_path / "service.py"
+    program.write_text(SERVICE)
+    with Federation(tmp_path / "federation", env={"PYTHONPATH": os.pathsep.join([str(PROGRAMS), *sys.path])}) as federation:
+        federation.start_server()
+        for name in ("site-1", "site-2"):
+            federation.start_client(name, "service:flower", tmp_path)
+        driver = federation.start_driver(program, federation.driver.text)
+        assert driver.wait(JOB) == 0, driver.tail()
+        assert "[1, 2, 3]" in driver.output()
+        assert all(client.running for client in federation.clients.values()), "they stay for the next job"
 
 
 @pytest.fixture(scope="module")
