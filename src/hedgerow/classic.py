@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow import logs
-from hedgerow.driver.config import ServerConfig
+from hedgerow.driver.config import DriverLimits, ServerConfig
 from hedgerow.driver.connection import NetworkThread
 from hedgerow.driver.history import History
 from hedgerow.driver.server import Server
@@ -34,6 +34,10 @@ from hedgerow.wire.channel import Address
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8080
+NODE_LOST_S = 60.0
+"""A client that is away for longer has failed. A job with a server of its own has people waiting for it, unlike a service."""
+CONNECT_S = 15.0
+"""For the driver to reach the server in its own process; only a certificate that is not good for it can be in the way."""
 START = Limit("start_server_s", 60.0)
 STOP = Limit("stop_server_s", 60.0)
 
@@ -85,6 +89,7 @@ def start_server(
             blob_address=places.blob,
             web_address=Address("127.0.0.1", 0),
             state_dir=Path(folder) / "state",
+            node_lost_s=NODE_LOST_S,
         )
         with _serving(options) as service:
             log.info("Clients connect to %s, SSL is %s", service.fleet_address.text, "enabled" if certificates else "disabled")
@@ -96,6 +101,7 @@ def start_server(
                 strategy=strategy,
                 client_manager=client_manager,
                 root_certificates=None if certificates is None else certificates[0],
+                limits=DriverLimits(connect_s=CONNECT_S),
             )
 
 
