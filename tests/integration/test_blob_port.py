@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from hedgerow import errors
+from hedgerow.certificates import https_client
 from hedgerow.clock import SystemClock
 from hedgerow.records import Blob
-from hedgerow.security import Identity, Role, UrlSigner, https_client
+from hedgerow.security import Identity, Role, UrlSigner
 from hedgerow.server.blob_port import BlobPort, BlobPortLimits
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.changes import Upload

@@ -21,6 +21,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "waits",
         "logs",
         "security",
+        "certificates",
+        "authority",
         "store",
         "wire",  # the package's own __init__
         "wire.convert",
@@ -72,7 +74,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store",),
     "aiohttp": ("server",),
     "prometheus_client": ("server",),
-    "grpc": ("security", "wire.channel", "wire.status", "server", "client", "driver", "operate"),
+    "grpc": ("wire.channel", "wire.status", "server", "client", "driver", "operate"),
+    "cryptography": ("certificates", "authority", "server"),
     "grpc_health": ("server",),
     "grpc_reflection": ("server",),
     "google": ("wire.convert", "client"),

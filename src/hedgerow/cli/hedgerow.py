@@ -10,6 +10,8 @@ USAGE = """usage: hedgerow [--version] COMMAND ...
   hedgerow server ...   the long-running server (the same as flower-server)
   hedgerow client ...   the long-running client of one site (the same as flower-client)
 
+  hedgerow provision    keys and certificates: an authority, and folders for servers, clients and drivers
+
   hedgerow runs         the runs of a server
   hedgerow run RUN      one run: its state, its rounds and what failed
   hedgerow stop RUN     end a run
@@ -37,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
             commands = {"runs": operate.runs, "run": operate.run, "stop": operate.stop, "nodes": operate.nodes}
             return commands[command](rest)
+        case "provision":
+            from hedgerow.cli import provision
+
+            return provision.main(rest)
         case "backup":
             from hedgerow.cli import backup
 

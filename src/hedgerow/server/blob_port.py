@@ -31,6 +31,7 @@ from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFoun
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
 from hedgerow.server.gate import Gate
+from hedgerow.server.peer_certificates import PeerCertificates
 from hedgerow.server.upload_body import UploadBody
 from hedgerow.store.blobs import ArrivingBlob, BlobFolder
 from hedgerow.waits import Limit, wait, wait_future
@@ -116,6 +117,7 @@ class BlobPort:
         ssl_context: For HTTPS, or None.
         limits: How long to wait.
         gate: Closed when no new transfer may begin.
+        holders: Tells who is at the other end, where peers show certificates; None where they do not.
 
     Attributes:
         received_bytes: Bytes of uploads since the start.
@@ -132,6 +134,7 @@ class BlobPort:
         ssl_context: ssl.SSLContext | None = None,
         limits: BlobPortLimits | None = None,
         gate: Gate | None = None,
+        holders: PeerCertificates | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -141,6 +144,7 @@ class BlobPort:
         self._ssl_context = ssl_context
         self._limits = limits or BlobPortLimits()
         self._gate = gate or Gate()
+        self._holders = holders
         self._stalled = Limit("transfer_stalled_s", self._limits.transfer_stalled_s)
         self._arrivals: OrderedDict[str, _Arrival] = OrderedDict()
         self._loop = asyncio.new_event_loop()
@@ -200,6 +204,8 @@ class BlobPort:
                 self._loop.close()
 
     async def _open(self) -> int:
+        if self._holders is not None:
+            self._holders.follow(self._loop)
         app = web.Application(middlewares=[self._answer_errors])
         app.router.add_route("HEAD", "/uploads/{upload_id}", self._head_upload)
         app.router.add_route("PUT", "/uploads/{upload_id}", self._put_upload, expect_handler=_say_nothing_yet)
@@ -271,7 +277,9 @@ class BlobPort:
     def _check(self, method: str, request: web.Request) -> str:
         """Who is allowed to do this by the URL's signature."""
         self._gate.check()
-        return self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, self._clock.now())
+        now = self._clock.now()
+        name = "" if self._holders is None else self._holders.name(request.transport, now)
+        return self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
         upload_id = check_id("upload_id", request.match_info["upload_id"])

@@ -5,17 +5,26 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from hedgerow.errors import HedgerowError
-from hedgerow.security import Identity, Role, identity_from_metadata
+from hedgerow.security import Identity, Role
+from hedgerow.server.admission import Admission
 from hedgerow.wire.status import to_status
 
 log = logging.getLogger(__name__)
-S = TypeVar("S")
+
+
+class Servicer(Protocol):
+    """What serves one of the APIs."""
+
+    admission: Admission
+
+
+S = TypeVar("S", bound=Servicer)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -31,8 +40,8 @@ def call(
         @functools.wraps(method)
         async def handler(self: S, request: Any, context: Context) -> Any:
             try:
-                who = identity_from_metadata(context.invocation_metadata(), role)
-                return await method(self, request, context, who)
+                with self.admission.call(context, role) as who:
+                    return await method(self, request, context, who)
             except HedgerowError as error:
                 problem: HedgerowError = error
                 log.debug("%s of %s refused: %s", method.__name__, context.peer(), error)

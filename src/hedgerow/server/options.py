@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
+from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
-from hedgerow.security import Certificates
 from hedgerow.wire.channel import Address
 
 
@@ -21,6 +21,9 @@ class ServerOptions:
     Attributes:
         insecure: Serve without TLS. Exactly one of this and ``certificates`` must be given.
         certificates: CA, certificate and key for TLS.
+        client_certificates: Whether peers must show certificates of the CA, which say who they are. None: when the server's own
+            is one of ``hedgerow provision``. Without them peers prove with secrets of their own that they are the same as before.
+        revoked: The CA's list of revoked certificates; read again whenever it changes.
         fleet_address: Where clients connect.
         driver_address: Where drivers connect.
         blob_address: Where parameters travel, over HTTP.
@@ -43,6 +46,8 @@ class ServerOptions:
 
     insecure: bool = False
     certificates: Certificates | None = None
+    client_certificates: bool | None = None
+    revoked: Path | None = None
     fleet_address: Address = Address("0.0.0.0", 9091)
     driver_address: Address = Address("0.0.0.0", 9092)
     blob_address: Address = Address("0.0.0.0", 9093)
@@ -68,6 +73,12 @@ class ServerOptions:
                 "The server needs certificates: --certificates CA.pem SERVER.pem SERVER.key. To run without encryption, "
                 "on a machine or network of your own, say --insecure."
             )
+        if self.insecure and (self.client_certificates or self.revoked):
+            raise ConfigError(
+                "Without TLS there are no client certificates: --insecure contradicts --client-certificates and --revoked."
+            )
+        if self.revoked is not None and not self.mutual:
+            raise ConfigError("--revoked is of use only where peers must show certificates. Give --client-certificates required.")
         for name in ("node_lost_s", "max_task_s", "driver_lost_s", "interrupted_kept_s", "unused_blob_s", "url_lifetime_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
@@ -75,6 +86,13 @@ class ServerOptions:
             raise ConfigError(f"drain_s must be 0 seconds or more, not {self.drain_s}.")
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
             raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}; it must begin with http:// or https://.")
+
+    @property
+    def mutual(self) -> bool:
+        """Whether peers must show certificates."""
+        if self.certificates is None:
+            return False
+        return self.certificates.subject() is not None if self.client_certificates is None else self.client_certificates
 
     @property
     def database_url(self) -> str:

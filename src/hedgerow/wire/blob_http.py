@@ -103,6 +103,12 @@ def _network(silence_s: float = 0.0) -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         raise errors.Unauthenticated(f"The blob server's certificate is not accepted: {error.verify_message}.") from error
+    except ssl.SSLError as error:
+        if "ALERT" in (error.reason or "") and any(word in error.reason for word in ("CERTIFICATE", "UNKNOWN_CA")):
+            raise errors.Unauthenticated(
+                f"The blob server does not accept the certificate of this peer: {error.reason}."
+            ) from error
+        raise CutError(f"{type(error).__name__}: {error}.") from error
     except TimeoutError as error:
         raise CutError(f"nothing came for {silence_s:g} s.", silence_s) from error
     except (OSError, http.client.HTTPException) as error:

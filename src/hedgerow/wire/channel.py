@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 
+from hedgerow.certificates import Certificates, Tls
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
 
@@ -41,6 +42,8 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # Whoever connects and does not finish the TLS handshake is dropped; gRPC's own limit is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Two servers on one port would share its connections in silence; a taken port must be an error.
     ("grpc.so_reuseport", 0),
 ]
@@ -81,11 +84,31 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def open_channel(address: Address, root_certificates: bytes | None) -> grpc.aio.Channel:
-    """A channel of grpc.aio to the address; with TLS where PEM root certificates are given. Connects lazily."""
-    if root_certificates is None:
+def open_channel(address: Address, tls: Tls | None) -> grpc.aio.Channel:
+    """A channel of grpc.aio to the address; without encryption where ``tls`` is None. Connects lazily.
+
+    Raises:
+        ConfigError: A file of the own certificate cannot be read.
+    """
+    if tls is None:
         return grpc.aio.insecure_channel(address.text, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address.text, grpc.ssl_channel_credentials(root_certificates), options=CHANNEL_OPTIONS)
+    certificate, key = (None, None) if tls.own is None else tls.own.read()[1:]
+    credentials = grpc.ssl_channel_credentials(tls.root_certificates, key, certificate)
+    return grpc.aio.secure_channel(address.text, credentials, options=CHANNEL_OPTIONS)
+
+
+def server_credentials(certificates: Certificates, *, client_certificates: bool) -> grpc.ServerCredentials:
+    """Credentials of a gRPC server.
+
+    Args:
+        certificates: The server's own.
+        client_certificates: Whether peers must show a certificate that the CA has signed.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    ca, certificate, key = certificates.read()
+    return grpc.ssl_server_credentials([(key, certificate)], ca if client_certificates else None, client_certificates)
 
 
 def blob_base_url(server: Address, plane: DataPlane, *, tls: bool) -> str:
