@@ -8,6 +8,7 @@ import gc
 import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -119,6 +120,16 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
     )
 
 
+def _open_files_as_many_as_allowed() -> None:
+    """Every connection is an open file, and the usual limit of 1024 is one that the process may raise itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            log.warning("Only %d files and connections can be open at once: %s", soft, error)
+
+
 async def serve(options: ServerOptions) -> None:
     """Run a server until SIGINT or SIGTERM, which drains it; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
@@ -144,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``flower-server``; returns the exit code: 0 after a signal, 1 after a second one, 2 for wrong usage."""
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
+    _open_files_as_many_as_allowed()
     try:
         asyncio.run(serve(options_from(args)))
     except ConfigError as error:

@@ -30,6 +30,7 @@ from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
+from hedgerow.server.doorway import Doorway, DoorwayLimits
 from hedgerow.server.gate import Gate
 from hedgerow.server.peer_certificates import PeerCertificates
 from hedgerow.server.upload_body import UploadBody
@@ -89,10 +90,12 @@ class BlobPortLimits:
     Attributes:
         transfer_stalled_s: A peer that neither sends nor takes a byte for that long is cut.
         stop_s: How long transfers in flight may go on when the port stops.
+        doorway: What a connection may cost before its first request.
     """
 
     transfer_stalled_s: float = 60.0
     stop_s: float = 1.0
+    doorway: DoorwayLimits = field(default_factory=DoorwayLimits)
 
 
 @dataclass
@@ -151,6 +154,7 @@ class BlobPort:
         self._thread = threading.Thread(target=self._loop.run_forever, name="blob-port", daemon=True)
         self._writers = concurrent.futures.ThreadPoolExecutor(_WRITERS, "blob-writer")
         self._runner: web.AppRunner | None = None
+        self._doorway: Doorway | None = None
         self._active: set[asyncio.Task[object]] = set()
         self._sending: weakref.WeakSet[_BlobResponse] = weakref.WeakSet()
         self._ended = asyncio.Event()
@@ -219,16 +223,18 @@ class BlobPort:
             lingering_time=_LINGER_S,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._ssl_context, backlog=1024)
+        assert self._runner.server is not None, "setup() makes it"
+        self._doorway = Doorway(self._runner.server, self._ssl_context, self._limits.doorway)
         try:
-            await site.start()
+            return await self._doorway.open(self._address)
         except OSError as error:
             raise ConfigError(
                 f"Cannot listen on {self._address.text} (--blob-address): {error.strerror or error}. Choose a free address."
             ) from error
-        return int(self._runner.addresses[0][1])
 
     async def _close(self) -> None:
+        if self._doorway is not None:
+            await self._doorway.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._active:  # cancelled, and still finishing a write
@@ -247,6 +253,8 @@ class BlobPort:
         """Turn errors into answers. A refused request's body is not worth reading: the connection ends with the answer."""
         task = asyncio.current_task()
         assert task is not None
+        assert self._doorway is not None
+        self._doorway.arrived(request.protocol)
         self._active.add(task)
         status = None
         error: HedgerowError

@@ -11,7 +11,7 @@ import platformdirs
 from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
-from hedgerow.wire.channel import Address
+from hedgerow.wire.channel import SERVER_OPTIONS, Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,9 @@ class ServerOptions:
         url_lifetime_s: How long a signed URL is good for starting a transfer.
         drain_s: How long a server that is told to stop waits for transfers in flight.
         stop_s: How long a stopping server waits for calls in flight.
+        handshake_s: A connection that has not finished its handshake (and on the blob port sent a request) by then is dropped.
+        max_handshakes: So many connections may be at that at once on the blob port; one more costs the oldest its place.
+        max_connections: So many connections may be open on each of the gRPC ports; more are closed at once.
 
     Raises:
         ConfigError: The options contradict each other or a value is impossible.
@@ -63,6 +66,9 @@ class ServerOptions:
     url_lifetime_s: float = 900.0
     drain_s: float = 30.0
     stop_s: float = 1.5
+    handshake_s: float = 10.0
+    max_handshakes: int = 1000
+    max_connections: int = 20_000
     inline_max_bytes: int = 64 * 1024
 
     def __post_init__(self) -> None:
@@ -79,9 +85,20 @@ class ServerOptions:
             )
         if self.revoked is not None and not self.mutual:
             raise ConfigError("--revoked is of use only where peers must show certificates. Give --client-certificates required.")
-        for name in ("node_lost_s", "max_task_s", "driver_lost_s", "interrupted_kept_s", "unused_blob_s", "url_lifetime_s"):
+        for name in (
+            "node_lost_s",
+            "max_task_s",
+            "driver_lost_s",
+            "interrupted_kept_s",
+            "unused_blob_s",
+            "url_lifetime_s",
+            "handshake_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
+        for name in ("max_handshakes", "max_connections"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be more than 0, not {getattr(self, name)}.")
         if not self.drain_s >= 0:
             raise ConfigError(f"drain_s must be 0 seconds or more, not {self.drain_s}.")
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
@@ -98,6 +115,15 @@ class ServerOptions:
     def database_url(self) -> str:
         """The database to use."""
         return self.database or f"sqlite:///{(self.state_dir / 'hedgerow.sqlite3').absolute()}"
+
+    @property
+    def grpc(self) -> list[tuple[str, int]]:
+        """Options of the gRPC servers."""
+        return [
+            *SERVER_OPTIONS,
+            ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+        ]
 
     def data_plane(self, blob_port: int) -> DataPlane:
         """What peers are told about the blob port."""

@@ -20,7 +20,8 @@ from hedgerow.security import UrlSigner
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
-from hedgerow.server.blob_port import BlobPort
+from hedgerow.server.blob_port import BlobPort, BlobPortLimits
+from hedgerow.server.doorway import DoorwayLimits
 from hedgerow.server.driver_api import Driver
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.gate import Gate
@@ -36,7 +37,7 @@ from hedgerow.server.web import WebPort
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
-from hedgerow.wire.channel import SERVER_OPTIONS, Address, server_credentials
+from hedgerow.wire.channel import Address, server_credentials
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, operator_pb2, operator_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class Service:
         context = None if certificates is None else certificates.https_server(client_certificates=options.mutual)
         holders = PeerCertificates(revocations) if options.mutual else None
         signer = UrlSigner(store.url_key)
-        blobs = BlobPort(store, folder, signer, clock, options.blob_address, context, gate=self._gate, holders=holders)
+        limits = BlobPortLimits(doorway=DoorwayLimits(options.handshake_s, options.max_handshakes))
+        blobs = BlobPort(store, folder, signer, clock, options.blob_address, context, limits, gate=self._gate, holders=holders)
         self._blobs = blobs
         self.blob_port = await asyncio.to_thread(blobs.start)
         self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
@@ -111,7 +113,7 @@ class Service:
         driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate, admission)
         fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission)
 
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=options.grpc)
         driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
         operator = Operator(store, self.sessions, notifier, clock, admission)
         operator_pb2_grpc.add_OperatorServicer_to_server(operator, server)
@@ -123,7 +125,7 @@ class Service:
         self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=options.grpc)
         fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
         self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")

@@ -42,8 +42,6 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
-    # Whoever connects and does not finish the TLS handshake is dropped; gRPC's own limit is two minutes.
-    ("grpc.server_handshake_timeout_ms", 10_000),
     # Two servers on one port would share its connections in silence; a taken port must be an error.
     ("grpc.so_reuseport", 0),
 ]

@@ -185,8 +185,8 @@ class Federation:
 
 
 @contextlib.asynccontextmanager
-async def federation(folder: Path) -> AsyncIterator[Federation]:
-    """A running server with certificates that were made for it."""
+async def federation(folder: Path, **limits: Any) -> AsyncIterator[Federation]:
+    """A running server with certificates that were made for it; with options of its own."""
     authority = Authority.create(folder / "certificates")
     server = authority.issue(Role.SERVER, "server")
     options = ServerOptions(
@@ -197,6 +197,7 @@ async def federation(folder: Path) -> AsyncIterator[Federation]:
         blob_address=ANYWHERE,
         web_address=ANYWHERE,
         state_dir=folder / "state",
+        **limits,
     )
     service = Service(options)
     await service.start()
