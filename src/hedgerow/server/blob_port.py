@@ -20,16 +20,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from aiohttp import ClientError, web
-from aiohttp.abc import AbstractStreamWriter
 
 from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
+from hedgerow.server.blob_response import BlobResponse, check_range, send_encrypted
 from hedgerow.server.doorway import Doorway, DoorwayLimits
 from hedgerow.server.gate import Gate
 from hedgerow.server.peer_certificates import PeerCertificates
@@ -156,7 +155,7 @@ class BlobPort:
         self._runner: web.AppRunner | None = None
         self._doorway: Doorway | None = None
         self._active: set[asyncio.Task[object]] = set()
-        self._sending: weakref.WeakSet[_BlobResponse] = weakref.WeakSet()
+        self._sending: weakref.WeakSet[BlobResponse] = weakref.WeakSet()
         self._ended = asyncio.Event()
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -217,6 +216,7 @@ class BlobPort:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_Quiet(log),
             shutdown_timeout=self._limits.stop_s,
             keepalive_timeout=75.0,
             read_bufsize=_READ_BYTES,
@@ -337,20 +337,24 @@ class BlobPort:
         if self._folder.size(name) != size:
             log.error("The file %s of blob %s is missing or damaged", name, digest, extra={"action": "blob_file_damaged"})
             raise NotFound(f"The server has lost the bytes of blob {digest}.")
-        _check_range(request, size)
+        check_range(request, size)
         if request.transport is None:
             raise ConnectionResetError("The reader is gone.")
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel cuts a peer that takes nothing; sendfile itself cannot tell
             sock = request.transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.transfer_stalled_s * 1000))
-        response = _BlobResponse(self._folder.file(name), self._sent)
+        if self._ssl_context is not None:
+            answer, count = await send_encrypted(request, self._folder.file(name), size, self._write, self._stalled)
+            self.sent_bytes += count
+            return answer
+        response = BlobResponse(self._folder.file(name), self._sent)
         self._sending.add(response)
         return response
 
     def _count_received(self, count: int) -> None:
         self.received_bytes += count
 
-    def _sent(self, response: _BlobResponse, count: int) -> None:
+    def _sent(self, response: BlobResponse, count: int) -> None:
         self.sent_bytes += count
         self._sending.discard(response)
         self._ended.set()
@@ -467,26 +471,12 @@ class BlobPort:
         return lost
 
 
-class _BlobResponse(web.FileResponse):
-    """Sends a file, or the range of it that was asked for; ``sent`` is called at the end, with 0 bytes if that came early."""
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """For aiohttp, which would write a traceback, and what a stranger has sent, for each request that is none."""
 
-    def __init__(self, path: Path, sent: Callable[[_BlobResponse, int], None]) -> None:
-        super().__init__(path, chunk_size=_READ_BYTES, headers={"Content-Type": "application/octet-stream"})
-        self._blob_path = path
-        self._sent = sent
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send everything; aiohttp calls this when the handler has returned."""
-        count = 0
-        try:
-            writer = await super().prepare(request)
-            count = self.content_length or 0
-        except OSError as error:
-            log.debug("The reader of %s is gone: %s", self._blob_path, error, extra={"action": "download_cut"})
-            raise ConnectionResetError("The reader is gone.") from error
-        finally:
-            self._sent(self, count)
-        return writer
+    def exception(self, msg: object, *args: object, **_: object) -> None:
+        """Our own errors do not come here."""
+        self.debug(msg, *args)
 
 
 async def _say_nothing_yet(request: web.Request) -> None:
@@ -498,15 +488,6 @@ def _with_offset(status: int, offset: int) -> web.Response:
     if status != 200:
         response.force_close()  # the body was not taken, or not by aiohttp
     return response
-
-
-def _check_range(request: web.Request, size: int) -> None:
-    try:
-        start = request.http_range.start or 0
-    except ValueError:
-        start = size + 1
-    if start > max(0, size - 1):
-        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
 
 
 def _natural(request: web.Request, header: str) -> int:
