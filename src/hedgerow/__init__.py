@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         ndarrays_to_parameters,
         parameters_to_ndarrays,
     )
-    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, FedAvgM, Strategy
+    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, FedAvgM, FedBuff, Strategy
 
 __all__ = [
     "BadUpdate",
@@ -65,6 +65,7 @@ __all__ = [
     "EvaluateRes",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FitIns",
     "FitRes",
     "Flower",
@@ -99,7 +100,7 @@ _HOMES = {
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
     "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
-    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg FedAvgM Strategy",
+    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg FedAvgM FedBuff Strategy",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -69,7 +69,7 @@ class WeightedMean:
         weight = _checked_weight(weight)
         if self._count == 0:
             like = {name: (array.shape, array.dtype) for name, array in parameters.items()}
-            self._sums = {name: np.zeros(array.size, _sum_dtype(name, array)) for name, array in parameters.items()}
+            self._sums = {name: np.zeros(array.size, sum_dtype(name, array)) for name, array in parameters.items()}
             self._like = like
         else:
             self._check_like(parameters)
@@ -101,7 +101,7 @@ class WeightedMean:
                 raise InvalidArgument(
                     f"The tensor {name!r} has the shape {array.shape}, in the first update {self._like[name][0]}."
                 )
-            _sum_dtype(name, array)
+            sum_dtype(name, array)
 
 
 def weighted_mean(updates: Iterable[tuple[Parameters, float]]) -> Parameters:
@@ -138,7 +138,7 @@ def _checked_weight(weight: float) -> int | float:
     return value
 
 
-def _sum_dtype(name: str, array: NDArray) -> np.dtype[Any]:
+def sum_dtype(name: str, array: NDArray) -> np.dtype[Any]:
     """The dtype in which an array is added up."""
     if array.dtype.kind == "c":
         return np.dtype(np.complex128)
@@ -173,12 +173,12 @@ def _divide(total: NDArray, divisor: np.float64, shape: tuple[int, ...], dtype: 
         quotient = scratch[: part.size]
         np.divide(part, divisor, out=quotient)
         if dtype.kind in "biu":
-            _round(quotient, dtype)
+            round_to(quotient, dtype)
         np.copyto(out[start : start + BLOCK], quotient, casting="unsafe")
     return out.reshape(shape)
 
 
-def _round(values: NDArray, dtype: np.dtype[Any]) -> None:
+def round_to(values: NDArray, dtype: np.dtype[Any]) -> None:
     """Round in place to values that the integer (or bool) dtype can hold."""
     np.rint(values, out=values)
     if dtype.kind != "b":

@@ -55,7 +55,7 @@ class RunFolder:
     def __init__(self, path: Path, lock: filelock.FileLock, record: RunRecord) -> None:
         self.path = path
         self.record = record
-        self.journal = Journal(path / "tasks")
+        self.journal = Journal(path / "tasks", record.run_id)
         self._checkpoints = path / "checkpoints"
         self._manifest = path / "manifest.jsonl"
         self._lock = lock
@@ -93,7 +93,7 @@ class RunFolder:
         """Open the folder of a run that is to go on.
 
         Raises:
-            ConfigError: It holds no run, or another driver works in it.
+            ConfigError: It holds no run, another driver works in it, or something else lies in the journal.
             CorruptData: It is damaged.
         """
         path = path.absolute()
@@ -109,6 +109,7 @@ class RunFolder:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             for left in path.glob(".run.json.*"):
                 left.unlink()
+            folder.journal.check()
         except BaseException:
             lock.release()
             raise
@@ -132,6 +133,8 @@ class RunFolder:
             ConfigError: The checkpoint is another run's.
         """
         checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
+        if checkpoint is not None:
+            self.journal.forget(checkpoint.round, checkpoint.pending)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
         if self._manifest.exists() or size:
             found = self._manifest.stat().st_size if self._manifest.exists() else 0
@@ -143,6 +146,10 @@ class RunFolder:
     def write_checkpoint(self, checkpoint: Checkpoint, cursor: int) -> None:
         """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
 
+        Args:
+            checkpoint: What is known.
+            cursor: Taken where the checkpoint has none.
+
         Raises:
             InvalidArgument: The strategy's state cannot be kept.
         """
@@ -152,8 +159,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         size = self._manifest.stat().st_size if self._manifest.exists() else 0
+        if checkpoint.cursor is not None:
+            cursor = checkpoint.cursor
         write_checkpoint(self._checkpoints, replace(checkpoint, run_id=self.record.run_id, cursor=cursor, manifest_bytes=size))
-        self.journal.forget(checkpoint.round)
+        self.journal.forget(checkpoint.round, checkpoint.pending)
 
     def _write_record(self) -> None:
         record = self.record

@@ -8,19 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
+from hedgerow.driver.asynchronous import AsynchronousRounds
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.exchange import Exchange
 from hedgerow.driver.history import History, NodeFailure
-from hedgerow.driver.manifest import NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, phase_entries
+from hedgerow.driver.manifest import NOBODY, NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, not_asked_entries, phase_entries
 from hedgerow.driver.results import Failed, Results
 from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
+from hedgerow.strategy.asynchronous import AsynchronousStrategy
 from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.strategy.fedavg import FedAvg
 from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
@@ -57,6 +60,9 @@ class Server:
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
+        self._asynchronous: AsynchronousRounds | None = None
+        self._num_rounds = 0
+        self._nobody = ""
 
     def configure(self, config: ServerConfig) -> None:
         """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
@@ -121,7 +127,9 @@ class Server:
             self._initialize(timeout)
         else:
             log.info("Resuming the run after round %s", done.round, extra={"action": "run_resumed", "round": done.round})
-            self.exchange.finish_round(done.round, done.manifest)  # the earlier process may have died before it could say so
+            oldest = min((server_round for server_round, _ in done.pending), default=None)
+            self.exchange.finish_round(done.round, done.manifest, oldest)  # the earlier process may have died before it could
+        self._num_rounds = num_rounds
         log.info("FL starting")
         started = time.perf_counter()
         for server_round in range(1 if done is None else done.round + 1, num_rounds + 1):
@@ -145,15 +153,22 @@ class Server:
 
     def _finish_round(self, server_round: int) -> None:
         """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
-        reason = self.history.invalid_rounds.get(server_round, "")
+        reason = self.history.invalid_rounds.get(server_round, self._nobody)
         manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
+        rounds = self._asynchronous
         if self._record is not None:
             name, state = type(self.strategy).__name__, self.strategy.state_dict()
-            self._record.write(Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest))
-        self.exchange.finish_round(server_round, manifest)
+            checkpoint = Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest)
+            if rounds is not None:
+                checkpoint = replace(checkpoint, cursor=rounds.cursor, pending=rounds.flights.pending)
+            self._record.write(checkpoint)
+        self.exchange.finish_round(server_round, manifest, None if rounds is None else rounds.flights.oldest_round)
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
-        fitted = self.fit_round(server_round, timeout)
+        if isinstance(self.strategy, AsynchronousStrategy):
+            fitted: FitRound | None = self._make_version(self.strategy, server_round, timeout)
+        else:
+            fitted = self.fit_round(server_round, timeout)
         if fitted is not None:
             if fitted[0] is not None and len(fitted[0]):
                 self.parameters = fitted[0]
@@ -183,6 +198,8 @@ class Server:
             self.strategy.resume_fit(server_round, self.parameters, instructions)
         if not instructions:
             log.info("fit_round %s: no clients selected, cancel", server_round)
+            self._nobody = NOBODY
+            self._phases[str(Kind.FIT)] = not_asked_entries(self._client_manager.all())
             return None
         self._log_sampled("fit", server_round, instructions)
         specs: dict[int, UpdateSpec] = {}
@@ -201,6 +218,25 @@ class Server:
             unused = NOT_FOLDED
         self._phases[str(Kind.FIT)] = phase_entries(results, unused)
         return parameters, metrics, (results, results.failures)
+
+    def _make_version(self, strategy: AsynchronousStrategy, server_round: int, timeout: float | None) -> FitRound:
+        """A round of an asynchronous strategy; the first one takes up what an earlier process has under way."""
+        rounds = self._asynchronous
+        if rounds is None:
+            done, flights = self._taken_up, self.exchange.flights
+            cursor = 0 if done is None else done.cursor or 0
+            rounds = self._asynchronous = AsynchronousRounds(strategy, self._client_manager, flights, cursor)
+            pending = () if done is None else done.pending
+            flights.take_up(pending, server_round, self.parameters, strategy.update_spec, timeout)
+        version = rounds.make_version(server_round, self.parameters, timeout)
+        if server_round == self._num_rounds:
+            rounds.end(version)
+        if version.reason:
+            log.warning("fit_round %s: %s", server_round, version.reason, extra={"action": "round_not_valid"})
+            self.history.add_invalid_round(server_round, version.reason)
+        self.history.add_failures(server_round, version.failures)
+        self._phases[str(Kind.FIT)] = version.entries
+        return version.parameters, version.metrics, ([], [])
 
     def evaluate_round(self, server_round: int, timeout: float | None) -> EvaluateRound | None:
         """One evaluation by the clients.
@@ -221,7 +257,7 @@ class Server:
         loss, metrics = self.strategy.aggregate_evaluate(server_round, results, results.failures)
         if not self._settled(Kind.EVALUATE, server_round, results):
             log.warning("evaluate_round %s: no client gave a result", server_round)
-        self._phases[str(Kind.EVALUATE)] = phase_entries(results)
+        self._phases[str(Kind.EVALUATE)] = phase_entries(results, NOT_FOLDED if loss is None else "")
         return loss, metrics, (results, results.failures)
 
     def _log_sampled(self, phase: str, server_round: int, instructions: Sequence[tuple[ClientProxy, object]]) -> None:
@@ -251,6 +287,7 @@ class Server:
 
     def _start_round(self, server_round: int) -> None:
         self._phases = {str(Kind.FIT): [], str(Kind.EVALUATE): []}
+        self._nobody = ""
         self.exchange.start_round(server_round)
         self._client_manager.start_round(server_round, self.exchange.run_seed)
 

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from hedgerow.aggregation.mean import WeightedMean, weighted_loss_mean
 from hedgerow.aggregation.updates import UpdateSpec
-from hedgerow.errors import WaitTimeout
 from hedgerow.records import (
     Config,
     EvaluateIns,
@@ -22,7 +21,7 @@ from hedgerow.records import (
     Scalar,
     parameters_to_ndarrays,
 )
-from hedgerow.strategy.clients import ClientManager, ClientProxy
+from hedgerow.strategy.clients import ClientManager, ClientProxy, wait_for_clients
 from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
 
 log = logging.getLogger(__name__)
@@ -163,11 +162,7 @@ class FedAvg(Strategy):
 
     def _sizes(self, client_manager: ClientManager, sizes: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
         """Sample size and number of clients to wait for, counted when those are there."""
-        if not client_manager.wait_for(self.min_available_clients):
-            raise WaitTimeout(
-                f"Waited in vain for {self.min_available_clients} clients; {client_manager.num_available()} are available: "
-                f"{', '.join(client_manager.all()) or 'none'}."
-            )
+        wait_for_clients(client_manager, self.min_available_clients)
         return sizes(client_manager.num_available())
 
     @staticmethod
