@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "security",
         "certificates",
         "authority",
+        "audit",
         "store",
         "wire",  # the package's own __init__
         "wire.convert",

@@ -16,6 +16,7 @@ USAGE = """usage: hedgerow [--version] COMMAND ...
   hedgerow run RUN      one run: its state, its rounds and what failed
   hedgerow stop RUN     end a run
   hedgerow nodes        the nodes of a server
+  hedgerow audit        who did what at the server on this machine
   hedgerow backup DEST  a copy of the state of the server on this machine, which may be running
 
 `hedgerow COMMAND --help` shows the options of a command.
@@ -39,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
 
             commands = {"runs": operate.runs, "run": operate.run, "stop": operate.stop, "nodes": operate.nodes}
             return commands[command](rest)
+        case "audit":
+            from hedgerow.cli import audit
+
+            return audit.main(rest)
         case "provision":
             from hedgerow.cli import provision
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc.aio
 
+from hedgerow.audit import AuditLog
 from hedgerow.certificates import PeerCertificate, read_certificate
 from hedgerow.clock import Clock
 from hedgerow.errors import PermissionDenied, Unauthenticated
@@ -50,9 +51,11 @@ class Admission:
         mutual: Whether peers show certificates.
         revocations: Which of these are not good any longer.
         clock: Tells when one is out of date.
+        audit: Where calls are noted.
     """
 
-    def __init__(self, mutual: bool, revocations: Revocations, clock: Clock) -> None:
+    def __init__(self, mutual: bool, revocations: Revocations, clock: Clock, audit: AuditLog) -> None:
+        self._audit = audit
         self._mutual = mutual
         self._revocations = revocations
         self._clock = clock
@@ -90,6 +93,14 @@ class Admission:
         finally:
             self._open.discard(running)
 
+    def note(self, who: str, what: str, outcome: str, request: object) -> None:
+        """Note a call in the audit log; one line for each task where it is about several."""
+        tasks = list(getattr(request, "tasks", ())) or [request]
+        for task in tasks:
+            about = {name: str(getattr(task, name, "")) for name in ("run_id", "task_id", "node_id", "upload_id")}
+            about["run_id"] = about["run_id"] or str(getattr(request, "run_id", ""))
+            self._audit.note(who, what, outcome, about | {"digest": _digest_of(task)})
+
     def check_name(self, who: Identity, name: str) -> None:
         """Let a node have the name that its certificate has.
 
@@ -116,6 +127,12 @@ class Admission:
             await pause(LOOK_S, "the next look at the list of revoked certificates")
             self._revocations.refresh()
             self.end_refused()
+
+
+def _digest_of(request: object) -> str:
+    """The blob that a request or a task is about."""
+    body = getattr(request, "instruction", None) or getattr(request, "reply", None)
+    return str(getattr(request, "digest", "") or (body.parameters.blob.digest if body is not None else ""))
 
 
 def _certificate_of(context: grpc.aio.ServicerContext[Any, Any]) -> PeerCertificate:

@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 
 from aiohttp import ClientError, web
 
+from hedgerow.audit import AuditLog
 from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
@@ -47,6 +48,7 @@ _READ_BYTES = 1024 * 1024
 _WRITERS = 4
 _MAX_IDLE_ARRIVALS = 256
 _FINISH_S = 5.0
+_ABOUT = ("upload_id", "digest")
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
 _START = Limit("blob_port_start_s", 10.0)
@@ -120,6 +122,7 @@ class BlobPort:
         limits: How long to wait.
         gate: Closed when no new transfer may begin.
         holders: Tells who is at the other end, where peers show certificates; None where they do not.
+        audit: Where requests are noted, or None.
 
     Attributes:
         received_bytes: Bytes of uploads since the start.
@@ -137,6 +140,7 @@ class BlobPort:
         limits: BlobPortLimits | None = None,
         gate: Gate | None = None,
         holders: PeerCertificates | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -147,6 +151,8 @@ class BlobPort:
         self._limits = limits or BlobPortLimits()
         self._gate = gate or Gate()
         self._holders = holders
+        self._audit = audit
+        self._askers: weakref.WeakKeyDictionary[web.BaseRequest, str] = weakref.WeakKeyDictionary()
         self._stalled = Limit("transfer_stalled_s", self._limits.transfer_stalled_s)
         self._arrivals: OrderedDict[str, _Arrival] = OrderedDict()
         self._loop = asyncio.new_event_loop()
@@ -216,7 +222,6 @@ class BlobPort:
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_Quiet(log),
             shutdown_timeout=self._limits.stop_s,
             keepalive_timeout=75.0,
             read_bufsize=_READ_BYTES,
@@ -258,10 +263,14 @@ class BlobPort:
         self._active.add(task)
         status = None
         error: HedgerowError
+        outcome = "cut"
         try:
-            return await handler(request)
+            answer = await handler(request)
+            outcome = str(answer.status)
+            return answer
         except HedgerowError as raised:
             error = raised
+            outcome = type(error).__name__
             log.info("%s %s refused: %s", request.method, request.path, error, extra={"action": "blob_request_refused"})
         except web.HTTPException as raised:
             status = raised.status
@@ -273,6 +282,9 @@ class BlobPort:
             log.exception("%s %s failed", request.method, request.path, extra={"action": "blob_request_failed"})
             error = HedgerowError("The server failed; its log says why.")
         finally:
+            if self._audit is not None:
+                who = self._askers.get(request) or str(request.remote)
+                self._audit.note(who, request.method, outcome, {name: request.match_info.get(name, "") for name in _ABOUT})
             self._active.discard(task)
             self._ended.set()
         text = error_text(error)
@@ -287,7 +299,10 @@ class BlobPort:
         self._gate.check()
         now = self._clock.now()
         name = "" if self._holders is None else self._holders.name(request.transport, now)
-        return self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
+        self._askers[request] = name
+        who = self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
+        self._askers[request] = name or who
+        return who
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
         upload_id = check_id("upload_id", request.match_info["upload_id"])
@@ -469,14 +484,6 @@ class BlobPort:
         if isinstance(lost, WaitTimeout):
             raise lost
         return lost
-
-
-class _Quiet(logging.LoggerAdapter[logging.Logger]):
-    """For aiohttp, which would write a traceback, and what a stranger has sent, for each request that is none."""
-
-    def exception(self, msg: object, *args: object, **_: object) -> None:
-        """Our own errors do not come here."""
-        self.debug(msg, *args)
 
 
 async def _say_nothing_yet(request: web.Request) -> None:

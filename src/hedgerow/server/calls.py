@@ -17,6 +17,9 @@ from hedgerow.wire.status import to_status
 
 log = logging.getLogger(__name__)
 
+STREAMS = frozenset({"Session", "Watch"})
+"""Calls that last: their beginning is noted, too."""
+
 
 class Servicer(Protocol):
     """What serves one of the APIs."""
@@ -39,15 +42,25 @@ def call(
     def wrap(method: Callable[[S, Any, Context, Identity], Awaitable[Any]]) -> Callable[[S, Any, Context], Awaitable[Any]]:
         @functools.wraps(method)
         async def handler(self: S, request: Any, context: Context) -> Any:
+            by, outcome = context.peer(), "cancelled"
             try:
                 with self.admission.call(context, role) as who:
-                    return await method(self, request, context, who)
+                    by = who.certificate or f"{who.role}/{who.id}"
+                    if method.__name__ in STREAMS:
+                        self.admission.note(by, method.__name__, "began", request)
+                    answer = await method(self, request, context, who)
+                    outcome = "ok"
+                    return answer
             except HedgerowError as error:
                 problem: HedgerowError = error
+                outcome = type(error).__name__
                 log.debug("%s of %s refused: %s", method.__name__, context.peer(), error)
             except Exception:
                 log.exception("%s of %s failed", method.__name__, context.peer())
                 problem = HedgerowError(f"The server failed in {method.__name__}; its log says why.")
+                outcome = "failed"
+            finally:
+                self.admission.note(by, method.__name__, outcome, request)
             code, details, trailing = to_status(problem)
             return await context.abort(code, details, trailing)
 

@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from hedgerow.audit import AUDIT_FILE, AuditLog
 from hedgerow.certificates import read_pem
 from hedgerow.clock import SystemClock
 from hedgerow.errors import ConfigError, WaitTimeout
@@ -96,12 +97,16 @@ class Service:
 
         certificates = options.certificates
         revocations = Revocations(options.revoked, b"" if certificates is None else read_pem(certificates.ca))
-        admission = Admission(options.mutual, revocations, clock)
+        audit = AuditLog(options.state_dir / AUDIT_FILE, clock)
+        self._exits.callback(audit.close)
+        admission = Admission(options.mutual, revocations, clock, audit)
         context = None if certificates is None else certificates.https_server(client_certificates=options.mutual)
         holders = PeerCertificates(revocations) if options.mutual else None
         signer = UrlSigner(store.url_key)
         limits = BlobPortLimits(doorway=DoorwayLimits(options.handshake_s, options.max_handshakes))
-        blobs = BlobPort(store, folder, signer, clock, options.blob_address, context, limits, gate=self._gate, holders=holders)
+        blobs = BlobPort(
+            store, folder, signer, clock, options.blob_address, context, limits, gate=self._gate, holders=holders, audit=audit
+        )
         self._blobs = blobs
         self.blob_port = await asyncio.to_thread(blobs.start)
         self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
