@@ -47,10 +47,32 @@ if TYPE_CHECKING:
         ndarrays_to_parameters,
         parameters_to_ndarrays,
     )
-    from hedgerow.strategy import ClientManager, ClientProxy, Criterion, FedAvg, FedAvgM, FedBuff, Strategy
+    from hedgerow.strategy import (
+        Bulyan,
+        ClientManager,
+        ClientProxy,
+        Criterion,
+        FaultTolerantFedAvg,
+        FedAdagrad,
+        FedAdam,
+        FedAvg,
+        FedAvgM,
+        FedBuff,
+        FedMedian,
+        FedOpt,
+        FedTrimmedAvg,
+        FedXgbBagging,
+        FedXgbCyclic,
+        FedYogi,
+        Krum,
+        MultiKrum,
+        QFedAvg,
+        Strategy,
+    )
 
 __all__ = [
     "BadUpdate",
+    "Bulyan",
     "Client",
     "ClientApp",
     "ClientManager",
@@ -63,9 +85,18 @@ __all__ = [
     "DriverLimits",
     "EvaluateIns",
     "EvaluateRes",
+    "FaultTolerantFedAvg",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedBuff",
+    "FedMedian",
+    "FedOpt",
+    "FedTrimmedAvg",
+    "FedXgbBagging",
+    "FedXgbCyclic",
+    "FedYogi",
     "FitIns",
     "FitRes",
     "Flower",
@@ -75,13 +106,16 @@ __all__ = [
     "GetPropertiesRes",
     "HedgerowError",
     "History",
+    "Krum",
     "Metrics",
+    "MultiKrum",
     "NDArray",
     "NDArrays",
     "NodeFailure",
     "NumPyClient",
     "Parameters",
     "Properties",
+    "QFedAvg",
     "Scalar",
     "Server",
     "ServerConfig",
@@ -100,7 +134,10 @@ _HOMES = {
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
     "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
-    "hedgerow.strategy": "ClientManager ClientProxy Criterion FedAvg FedAvgM FedBuff Strategy",
+    "hedgerow.strategy": (
+        "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedBuff FedMedian "
+        "FedOpt FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Strategy"
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hedgerow.aggregation.mean import BLOCK, round_to, sum_dtype
+from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import NDArray, Parameters
 
@@ -49,10 +49,11 @@ class DeltaSum:
         """
         if not math.isfinite(weight) or weight < 0:
             raise InvalidArgument(f"A weight is {weight}; weights are finite and not negative.")
-        shapes = _shapes(base)
-        if _shapes(update) != shapes or (self._count and self._shapes != shapes):
-            raise InvalidArgument(f"{update!r} and {base!r} have other tensors than each other, or than what was added before.")
-        sums = self._sums or {name: np.zeros(array.size, sum_dtype(name, array)) for name, array in base.items()}
+        shapes = {name: array.shape for name, array in base.items()}
+        blocks.check_like(update, shapes, "the model that it started from has")
+        if self._count:
+            blocks.check_like(base, self._shapes, "the first one has")
+        sums = self._sums or {name: np.zeros(array.size, blocks.wide_dtype(name, array)) for name, array in base.items()}
         for name, total in sums.items():
             _add_change(total, base[name], update[name], weight)
         self._sums, self._shapes = sums, shapes
@@ -66,40 +67,30 @@ class DeltaSum:
         """
         if not self._count:
             raise InvalidArgument("There is no step: no update was added.")
-        if _shapes(x) != self._shapes:
-            raise InvalidArgument(f"{x!r} has other tensors than the updates that were added.")
+        blocks.check_like(x, self._shapes, "the updates have")
         return Parameters({name: _step(array, self._sums[name], factor) for name, array in x.items()})
-
-
-def _shapes(parameters: Parameters) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in parameters.items()}
 
 
 def _add_change(total: NDArray, base: NDArray, update: NDArray, weight: float) -> None:
     """``total += weight * (base - update)``, block by block; ``total`` is flat."""
     old, new = base.reshape(-1), update.reshape(-1)
-    change, scratch = (np.empty(min(BLOCK, total.size), total.dtype) for _ in range(2))
-    for start in range(0, total.size, BLOCK):
-        part = total[start : start + BLOCK]
-        a, b = change[: part.size], scratch[: part.size]
-        np.copyto(a, old[start : start + BLOCK], casting="unsafe")
-        np.copyto(b, new[start : start + BLOCK], casting="unsafe")
+    change, scratch = (np.empty(min(blocks.BLOCK, total.size), total.dtype) for _ in range(2))
+    for start in range(0, total.size, blocks.BLOCK):
+        part = slice(start, start + blocks.BLOCK)
+        a, b = blocks.load(old[part], change), blocks.load(new[part], scratch)
         np.subtract(a, b, out=a)
         np.multiply(a, weight, out=a)
-        np.add(part, a, out=part)
+        np.add(total[part], a, out=total[part])
 
 
 def _step(x: NDArray, total: NDArray, factor: float) -> NDArray:
     out = np.empty(x.size, x.dtype)
     flat = x.reshape(-1)
-    value, scratch = (np.empty(min(BLOCK, x.size), total.dtype) for _ in range(2))
-    for start in range(0, x.size, BLOCK):
-        part = out[start : start + BLOCK]
-        a, b = value[: part.size], scratch[: part.size]
-        np.copyto(a, flat[start : start + BLOCK], casting="unsafe")
-        np.multiply(total[start : start + BLOCK], factor, out=b)
+    value, scratch = (np.empty(min(blocks.BLOCK, x.size), total.dtype) for _ in range(2))
+    for start in range(0, x.size, blocks.BLOCK):
+        part = slice(start, start + blocks.BLOCK)
+        a, b = blocks.load(flat[part], value), scratch[: out[part].size]
+        np.multiply(total[part], factor, out=b)
         np.subtract(a, b, out=a)
-        if x.dtype.kind in "biu":
-            round_to(a, x.dtype)
-        np.copyto(part, a, casting="unsafe")
+        blocks.store(a, out[part])
     return out.reshape(x.shape)

@@ -2,9 +2,37 @@
 
 from hedgerow.strategy.asynchronous import AsynchronousStrategy
 from hedgerow.strategy.clients import ClientManager, ClientProxy, Criterion
+from hedgerow.strategy.fault_tolerant import FaultTolerantFedAvg
 from hedgerow.strategy.fedavg import FedAvg
 from hedgerow.strategy.fedavgm import FedAvgM
 from hedgerow.strategy.fedbuff import FedBuff
+from hedgerow.strategy.fedopt import FedAdagrad, FedAdam, FedOpt, FedYogi
+from hedgerow.strategy.fedxgb import FedXgbBagging, FedXgbCyclic
+from hedgerow.strategy.krum import Bulyan, Krum, MultiKrum
+from hedgerow.strategy.qfedavg import QFedAvg
+from hedgerow.strategy.robust import FedMedian, FedTrimmedAvg
 from hedgerow.strategy.strategy import Strategy
 
-__all__ = ["AsynchronousStrategy", "ClientManager", "ClientProxy", "Criterion", "FedAvg", "FedAvgM", "FedBuff", "Strategy"]
+__all__ = [
+    "AsynchronousStrategy",
+    "Bulyan",
+    "ClientManager",
+    "ClientProxy",
+    "Criterion",
+    "FaultTolerantFedAvg",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedBuff",
+    "FedMedian",
+    "FedOpt",
+    "FedTrimmedAvg",
+    "FedXgbBagging",
+    "FedXgbCyclic",
+    "FedYogi",
+    "Krum",
+    "MultiKrum",
+    "QFedAvg",
+    "Strategy",
+]

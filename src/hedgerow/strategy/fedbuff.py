@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from hedgerow.aggregation.deltas import DeltaSum
 from hedgerow.errors import ConfigError
 from hedgerow.records import FitIns, Metrics, Parameters
+from hedgerow.strategy.arguments import with_arguments_of
 from hedgerow.strategy.asynchronous import AsynchronousStrategy, Update
 from hedgerow.strategy.clients import ClientManager, ClientProxy, Criterion
 from hedgerow.strategy.fedavg import FedAvg
@@ -41,13 +42,14 @@ class FedBuff(FedAvg, AsynchronousStrategy):
         server_learning_rate: η_g.
         staleness_fn: The weight s(τ) of an update that is τ versions old.
         max_staleness: Updates that are older are not used; None to use all.
-        **kwargs: As for :class:`~hedgerow.strategy.FedAvg`. ``fraction_fit`` and ``min_fit_clients`` have no meaning here.
+        kwargs: As for :class:`~hedgerow.strategy.FedAvg`. ``fraction_fit`` and ``min_fit_clients`` have no meaning here.
 
     Raises:
         ConfigError: An argument is out of range, or ``fraction_evaluate`` is not 0: clients that train all the time cannot
             evaluate. Give ``evaluate_fn``.
     """
 
+    @with_arguments_of(FedAvg)
     def __init__(
         self,
         *,

@@ -22,7 +22,7 @@ from hedgerow.driver import Server, ServerConfig, checkpoint, driver, start_driv
 from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
 from hedgerow.records import GetPropertiesIns
-from hedgerow.strategy import FedAvg, FedAvgM
+from hedgerow.strategy import FedAdam, FedAvg, FedAvgM, Krum
 from hedgerow.strategy.fedavg import ConfigFn
 from hedgerow.wire import tensors
 
@@ -113,7 +113,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "in the fold": lambda: before(WeightedMean, "add", second(lambda *args: now())),
     "before the phase is closed": lambda: before(Journal, "close", lambda *args: now()),
     "after the phase is closed": lambda: after(Journal, "close", lambda *args: now()),
-    "after the fold": lambda: after(FedAvg, "aggregate_fit", lambda *args: now()),
+    "after the fold": lambda: after(FedAvg, "_fold_fit", lambda *args: now()),
     "while clients evaluate": lambda: after(driver.Driver, "push", tasks_are("evaluate")),
     "before the rename": lambda: before(checkpoint, "rename", checkpoint_of(DEADLY)),
     "after the rename": lambda: after(checkpoint, "rename", checkpoint_of(DEADLY)),
@@ -154,6 +154,22 @@ class AskingFedAvgM(Asking, FedAvgM):
     pass
 
 
+class AskingFedAdam(Asking, FedAdam):
+    pass
+
+
+class AskingKrum(Asking, Krum):
+    pass
+
+
+STRATEGIES: dict[str, Callable[..., FedAvg]] = {
+    "FedAvg": AskingFedAvg,
+    "FedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
+    "FedAdam": AskingFedAdam,
+    "Krum": AskingKrum,
+}
+
+
 def main(address: str, strategy: str, folder: str, step: str, output: str) -> None:
     start_round = Server._start_round
 
@@ -170,10 +186,7 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
         "min_available_clients": 3,
         "on_fit_config_fn": lambda server_round: {"round": server_round, "run": Path(folder).name},
     }
-    if strategy == "FedAvgM":
-        server = Server(strategy=AskingFedAvgM(server_momentum=0.9, server_learning_rate=0.7, **arguments))
-    else:
-        server = Server(strategy=AskingFedAvg(**arguments))
+    server = Server(strategy=STRATEGIES[strategy](**arguments))
     there = (Path(folder) / "run.json").exists()
     history = start_driver(
         server_address=address,
