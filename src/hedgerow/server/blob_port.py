@@ -152,7 +152,6 @@ class BlobPort:
         self._gate = gate or Gate()
         self._holders = holders
         self._audit = audit
-        self._askers: weakref.WeakKeyDictionary[web.BaseRequest, str] = weakref.WeakKeyDictionary()
         self._stalled = Limit("transfer_stalled_s", self._limits.transfer_stalled_s)
         self._arrivals: OrderedDict[str, _Arrival] = OrderedDict()
         self._loop = asyncio.new_event_loop()
@@ -160,7 +159,7 @@ class BlobPort:
         self._writers = concurrent.futures.ThreadPoolExecutor(_WRITERS, "blob-writer")
         self._runner: web.AppRunner | None = None
         self._doorway: Doorway | None = None
-        self._active: set[asyncio.Task[object]] = set()
+        self._active: dict[asyncio.Task[object], str] = {}  # requests, and who asks
         self._sending: weakref.WeakSet[BlobResponse] = weakref.WeakSet()
         self._ended = asyncio.Event()
         self.received_bytes = 0
@@ -260,7 +259,7 @@ class BlobPort:
         assert task is not None
         assert self._doorway is not None
         self._doorway.arrived(request.protocol)
-        self._active.add(task)
+        self._active[task] = ""
         status = None
         error: HedgerowError
         outcome = "cut"
@@ -283,9 +282,9 @@ class BlobPort:
             error = HedgerowError("The server failed; its log says why.")
         finally:
             if self._audit is not None:
-                who = self._askers.get(request) or str(request.remote)
+                who = self._active[task] or str(request.remote)
                 self._audit.note(who, request.method, outcome, {name: request.match_info.get(name, "") for name in _ABOUT})
-            self._active.discard(task)
+            del self._active[task]
             self._ended.set()
         text = error_text(error)
         response = web.Response(
@@ -299,9 +298,11 @@ class BlobPort:
         self._gate.check()
         now = self._clock.now()
         name = "" if self._holders is None else self._holders.name(request.transport, now)
-        self._askers[request] = name
+        task = asyncio.current_task()
+        assert task is not None
+        self._active[task] = name
         who = self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
-        self._askers[request] = name or who
+        self._active[task] = name or who
         return who
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
