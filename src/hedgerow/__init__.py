@@ -16,13 +16,19 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 if TYPE_CHECKING:
     from hedgerow.client import Client, ClientApp, Context, Flower, NumPyClient, start_client, start_numpy_client
     from hedgerow.driver import (
+        BestModel,
+        Callback,
+        CsvReport,
         Driver,
         DriverLimits,
+        EarlyStopping,
         History,
         NodeFailure,
+        RoundEnd,
         Server,
         ServerConfig,
         SimpleClientManager,
+        TensorBoardReport,
         start_driver,
     )
     from hedgerow.errors import BadUpdate, HedgerowError, TaskFailed
@@ -59,7 +65,9 @@ if TYPE_CHECKING:
         FedAvgM,
         FedBuff,
         FedMedian,
+        FedNova,
         FedOpt,
+        FedProx,
         FedTrimmedAvg,
         FedXgbBagging,
         FedXgbCyclic,
@@ -67,12 +75,17 @@ if TYPE_CHECKING:
         Krum,
         MultiKrum,
         QFedAvg,
+        Scaffold,
         Strategy,
     )
+    from hedgerow.strategy.composition import Evaluating
+    from hedgerow.strategy.selection import Count, Fraction, PropertyCriterion, RoundRobin, Selecting, Selection
 
 __all__ = [
     "BadUpdate",
+    "BestModel",
     "Bulyan",
+    "Callback",
     "Client",
     "ClientApp",
     "ClientManager",
@@ -80,11 +93,15 @@ __all__ = [
     "Code",
     "Config",
     "Context",
+    "Count",
     "Criterion",
+    "CsvReport",
     "Driver",
     "DriverLimits",
+    "EarlyStopping",
     "EvaluateIns",
     "EvaluateRes",
+    "Evaluating",
     "FaultTolerantFedAvg",
     "FedAdagrad",
     "FedAdam",
@@ -92,7 +109,9 @@ __all__ = [
     "FedAvgM",
     "FedBuff",
     "FedMedian",
+    "FedNova",
     "FedOpt",
+    "FedProx",
     "FedTrimmedAvg",
     "FedXgbBagging",
     "FedXgbCyclic",
@@ -100,6 +119,7 @@ __all__ = [
     "FitIns",
     "FitRes",
     "Flower",
+    "Fraction",
     "GetParametersIns",
     "GetParametersRes",
     "GetPropertiesIns",
@@ -115,14 +135,21 @@ __all__ = [
     "NumPyClient",
     "Parameters",
     "Properties",
+    "PropertyCriterion",
     "QFedAvg",
+    "RoundEnd",
+    "RoundRobin",
+    "Scaffold",
     "Scalar",
+    "Selecting",
+    "Selection",
     "Server",
     "ServerConfig",
     "SimpleClientManager",
     "Status",
     "Strategy",
     "TaskFailed",
+    "TensorBoardReport",
     "ndarrays_to_parameters",
     "parameters_to_ndarrays",
     "start_client",
@@ -132,11 +159,16 @@ __all__ = [
 
 _HOMES = {
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
-    "hedgerow.driver": "Driver DriverLimits History NodeFailure Server ServerConfig SimpleClientManager start_driver",
+    "hedgerow.driver": (
+        "BestModel Callback CsvReport Driver DriverLimits EarlyStopping History NodeFailure RoundEnd Server ServerConfig "
+        "SimpleClientManager TensorBoardReport start_driver"
+    ),
+    "hedgerow.strategy.composition": "Evaluating",
+    "hedgerow.strategy.selection": "Count Fraction PropertyCriterion RoundRobin Selecting Selection",
     "hedgerow.errors": "BadUpdate HedgerowError TaskFailed",
     "hedgerow.strategy": (
         "Bulyan ClientManager ClientProxy Criterion FaultTolerantFedAvg FedAdagrad FedAdam FedAvg FedAvgM FedBuff FedMedian "
-        "FedOpt FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Strategy"
+        "FedNova FedOpt FedProx FedTrimmedAvg FedXgbBagging FedXgbCyclic FedYogi Krum MultiKrum QFedAvg Scaffold Strategy"
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -132,6 +132,52 @@ def q_fedavg(w: Vector, vectors: Sequence[Vector], losses: Sequence[float], q: f
     return np.asarray(w - np.sum(deltas, axis=0) / math.fsum(hs))
 
 
+class Scaffold:
+    """Karimireddy et al. 2020, algorithm 1 with option II: N clients with the gradients ``gradients[i](y)``."""
+
+    def __init__(self, x: Vector, gradients: Sequence[Any], global_lr: float) -> None:
+        self.x = x
+        self.c = np.zeros_like(x)
+        self.c_i = [np.zeros_like(x) for _ in gradients]
+        self.gradients = gradients
+        self.global_lr = global_lr
+
+    def round(self, sample: Sequence[int], steps: Sequence[int], lr: float) -> None:
+        deltas_y, deltas_c = [], []
+        for i in sample:
+            y = self.x
+            for _ in range(steps[i]):
+                y = y - lr * (self.gradients[i](y) - self.c_i[i] + self.c)
+            c_plus = self.c_i[i] - self.c + (self.x - y) / (steps[i] * lr)
+            deltas_y.append(y - self.x)
+            deltas_c.append(c_plus - self.c_i[i])
+            self.c_i[i] = c_plus
+        self.x = self.x + self.global_lr / len(sample) * np.sum(deltas_y, axis=0)
+        self.c = self.c + len(sample) / len(self.gradients) * (np.sum(deltas_c, axis=0) / len(sample))
+
+
+def fednova(x: Vector, gradients: Sequence[Sequence[Vector]], a: Sequence[Vector], p: Sequence[float], lr: float) -> Vector:
+    """Wang et al. 2020: the gradients of each client's steps, the coefficients of its optimiser, its share of the examples."""
+    tau_eff = math.fsum(share * float(np.sum(np.abs(one))) for share, one in zip(p, a, strict=True))
+    direction = np.zeros_like(x)
+    for share, steps, one in zip(p, gradients, a, strict=True):
+        d = np.zeros_like(x)
+        for coefficient, gradient in zip(one, steps, strict=True):
+            d = d + coefficient * gradient / np.sum(np.abs(one))
+        direction = direction + share * lr * d
+    return np.asarray(x - tau_eff * direction)
+
+
+def momentum_coefficients(steps: int, rho: float) -> Vector:
+    """Wang et al. 2020, section 4: a of SGD with momentum."""
+    return np.array([(1 - rho ** (steps - k)) / (1 - rho) for k in range(steps)])
+
+
+def proximal_coefficients(steps: int, alpha: float) -> Vector:
+    """Wang et al. 2020, section 4: a of SGD with a proximal term, alpha = lr mu."""
+    return np.array([(1 - alpha) ** (steps - 1 - k) for k in range(steps)])
+
+
 def clip(vector: Vector, reference: Vector, max_norm: float) -> Vector:
     """McMahan et al. 2018: the update scaled by min(1, C / its norm)."""
     norm = math.sqrt(float(np.sum((vector - reference) ** 2)))

@@ -13,7 +13,8 @@ from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
-from hedgerow.driver.asynchronous import AsynchronousRounds
+from hedgerow.driver.asynchronous import AsynchronousRounds, Version
+from hedgerow.driver.callbacks import Callback, Callbacks
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import ServerConfig
@@ -60,6 +61,7 @@ class Server:
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
+        self._callbacks = Callbacks()
         self._asynchronous: AsynchronousRounds | None = None
         self._num_rounds = 0
         self._nobody = ""
@@ -67,6 +69,10 @@ class Server:
     def configure(self, config: ServerConfig) -> None:
         """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
         self._config = config
+
+    def call_back(self, callbacks: Sequence[Callback]) -> None:
+        """Whom to tell when a round is over; :func:`~hedgerow.driver.start_driver` calls this."""
+        self._callbacks = Callbacks(callbacks)
 
     def attach(self, exchange: Exchange, record: Record | None = None) -> None:
         """What carries instructions to clients, and what keeps rounds; :func:`~hedgerow.driver.start_driver` calls this."""
@@ -132,12 +138,36 @@ class Server:
         self._num_rounds = num_rounds
         log.info("FL starting")
         started = time.perf_counter()
-        for server_round in range(1 if done is None else done.round + 1, num_rounds + 1):
-            self._start_round(server_round)
-            self._run_round(server_round, timeout, started)
-            self._finish_round(server_round)
+        server_round = 0 if done is None else done.round
+        try:
+            stop = self._tell_round_ended(server_round, "" if done is None else done.manifest)
+            while server_round < num_rounds and not stop:
+                server_round += 1
+                self._start_round(server_round)
+                self._run_round(server_round, timeout, started)
+                stop = self._tell_round_ended(server_round, self._finish_round(server_round))
+        finally:
+            self._callbacks.run_ended(self.history)
+        if stop:
+            if self._asynchronous is not None:
+                self._asynchronous.end(Version())
+            log.info("Stopped after round %s: %s", server_round, stop, extra={"action": "run_stopped_early"})
         log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
         return self.history
+
+    def is_over(self, num_rounds: int) -> bool:
+        """Whether the round after which a run is taken up was its last: the last of all, or one after which a callback stops."""
+        done = self._taken_up
+        if done is None:
+            return False
+        try:
+            return bool(self._tell_round_ended(done.round, done.manifest)) or done.round >= num_rounds
+        finally:
+            self._callbacks.run_ended(self.history)
+
+    def _tell_round_ended(self, server_round: int, manifest: str) -> str:
+        """Call the callbacks; returns why the run ends here, or ""."""
+        return self._callbacks.round_ended(server_round, self.parameters, self.history, manifest)
 
     def _initialize(self, timeout: float | None) -> None:
         self._start_round(0)
@@ -151,8 +181,8 @@ class Server:
             self.history.add_metrics_centralized(0, evaluated[1])
         self._finish_round(0)
 
-    def _finish_round(self, server_round: int) -> None:
-        """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
+    def _finish_round(self, server_round: int) -> str:
+        """Keep what there is; then the clients' results, and the server's blobs, are not needed. Returns the manifest's line."""
         reason = self.history.invalid_rounds.get(server_round, self._nobody)
         manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
         rounds = self._asynchronous
@@ -163,6 +193,7 @@ class Server:
                 checkpoint = replace(checkpoint, cursor=rounds.cursor, pending=rounds.flights.pending)
             self._record.write(checkpoint)
         self.exchange.finish_round(server_round, manifest, None if rounds is None else rounds.flights.oldest_round)
+        return manifest
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
         if isinstance(self.strategy, AsynchronousStrategy):

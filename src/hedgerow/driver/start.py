@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hedgerow import logs
 from hedgerow.certificates import Tls
+from hedgerow.driver.callbacks import Callback
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import DriverLimits, ServerConfig
@@ -42,6 +43,7 @@ def start_driver(
     limits: DriverLimits | None = None,
     checkpoint_dir: str | Path | None = None,
     resume: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Run one job over the clients that are connected to a server, and return what it gave.
 
@@ -70,13 +72,14 @@ def start_driver(
         resume: The folder of a run whose driver died or gave up. The run goes on in the round in which it was: who was asked is
             not asked again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments
             as the first time.
+        callbacks: Told when a round is over, in their order; each may end the run, which is FINISHED then.
 
     Raises:
         ConfigError: An argument is wrong, or the folder to resume from is another run's.
         CorruptData: The folder to resume from is damaged.
         WaitTimeout: The server or the clients did not come in time.
         RunEnded: The run was ended by somebody else.
-        Exception: Whatever the strategy raises.
+        Exception: Whatever the strategy or a callback raises.
     """
     logs.show()
     limits = limits or DriverLimits()
@@ -87,6 +90,7 @@ def start_driver(
         server = Server(client_manager=manager, strategy=strategy)
     elif strategy is not None or client_manager is not None:
         raise ConfigError("Give start_driver either a server, or a strategy and a client_manager; the server has its own.")
+    server.call_back(callbacks)
     tls = Tls.of(certificates, root_certificates)
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
     folder = _open_folder(checkpoint_dir, resume, run_name, config)
@@ -175,7 +179,7 @@ class _Run:
         try:
             driver.connect()
         except InvalidTransition:
-            if self._checkpoint is None or self._checkpoint.round < self._config.num_rounds:
+            if not self._server.is_over(self._config.num_rounds):
                 raise
             log.info("The run %s had finished already", driver.run_id, extra={"action": "run_finished"})
             return self._server.history

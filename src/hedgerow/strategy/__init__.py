@@ -6,11 +6,14 @@ from hedgerow.strategy.fault_tolerant import FaultTolerantFedAvg
 from hedgerow.strategy.fedavg import FedAvg
 from hedgerow.strategy.fedavgm import FedAvgM
 from hedgerow.strategy.fedbuff import FedBuff
+from hedgerow.strategy.fednova import FedNova
 from hedgerow.strategy.fedopt import FedAdagrad, FedAdam, FedOpt, FedYogi
+from hedgerow.strategy.fedprox import FedProx
 from hedgerow.strategy.fedxgb import FedXgbBagging, FedXgbCyclic
 from hedgerow.strategy.krum import Bulyan, Krum, MultiKrum
 from hedgerow.strategy.qfedavg import QFedAvg
 from hedgerow.strategy.robust import FedMedian, FedTrimmedAvg
+from hedgerow.strategy.scaffold import Scaffold
 from hedgerow.strategy.strategy import Strategy
 
 __all__ = [
@@ -26,7 +29,9 @@ __all__ = [
     "FedAvgM",
     "FedBuff",
     "FedMedian",
+    "FedNova",
     "FedOpt",
+    "FedProx",
     "FedTrimmedAvg",
     "FedXgbBagging",
     "FedXgbCyclic",
@@ -34,5 +39,6 @@ __all__ = [
     "Krum",
     "MultiKrum",
     "QFedAvg",
+    "Scaffold",
     "Strategy",
 ]

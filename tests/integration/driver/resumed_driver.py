@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow.aggregation.mean import WeightedMean
-from hedgerow.driver import Server, ServerConfig, checkpoint, driver, start_driver
+from hedgerow.driver import Callback, CsvReport, RoundEnd, Server, ServerConfig, checkpoint, driver, start_driver
 from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
-from hedgerow.records import GetPropertiesIns
-from hedgerow.strategy import FedAdam, FedAvg, FedAvgM, Krum
+from hedgerow.records import GetPropertiesIns, Parameters
+from hedgerow.strategy import FedAdam, FedAvg, FedAvgM, Krum, Scaffold
 from hedgerow.strategy.fedavg import ConfigFn
 from hedgerow.wire import tensors
 
@@ -162,12 +162,26 @@ class AskingKrum(Asking, Krum):
     pass
 
 
+class AskingScaffold(Asking, Scaffold):
+    pass
+
+
+class Enough(Callback):
+    """Ends the run early."""
+
+    def on_round_end(self, end: RoundEnd) -> str | None:
+        return "these were enough" if end.server_round == ROUNDS else None
+
+
 STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "FedAvg": AskingFedAvg,
     "FedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
     "FedAdam": AskingFedAdam,
     "Krum": AskingKrum,
+    "Scaffold": functools.partial(AskingScaffold, server_learning_rate=0.9),
 }
+STOPPED_EARLY = {"Scaffold"}
+"""With these, a callback ends the run."""
 
 
 def main(address: str, strategy: str, folder: str, step: str, output: str) -> None:
@@ -191,12 +205,14 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
     history = start_driver(
         server_address=address,
         server=server,
-        config=ServerConfig(num_rounds=ROUNDS, seed=SEED),
+        config=ServerConfig(num_rounds=ROUNDS + (4 if strategy in STOPPED_EARLY else 0), seed=SEED),
+        callbacks=[CsvReport(f"{output}.csv"), Enough()],
         **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
     )
     found = {
         "parameters": hashlib.sha256(tensors.dumps(server.parameters)).hexdigest(),
         "history": repr(history),
+        "csv": Path(f"{output}.csv").read_text(),
         "manifest": _manifest(Path(folder)),
         "state": hashlib.sha256(b"".join(a.tobytes() for a in _arrays(server.strategy.state_dict()))).hexdigest(),
     }
@@ -213,7 +229,7 @@ def _manifest(folder: Path) -> list[dict[str, Any]]:
 
 
 def _arrays(state: dict[str, Any]) -> list[Any]:
-    return [array for value in state.values() if value is not None for array in value.arrays()]
+    return [array for value in state.values() if isinstance(value, Parameters) for array in value.arrays()]
 
 
 if __name__ == "__main__":

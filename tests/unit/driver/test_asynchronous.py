@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hedgerow.aggregation import UpdateSpec
-from hedgerow.driver import Server, SimpleClientManager
+from hedgerow.driver import Callback, RoundEnd, Server, SimpleClientManager
 from hedgerow.driver.asynchronous import AsynchronousRounds, Flight, Landing, SpecOf
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.results import Measure
@@ -201,6 +201,21 @@ def test_rounds_of_a_run_keep_what_is_under_way_until_the_run_is_over() -> None:
     manifest = json.loads(exchange.manifests[-1])
     left = [(e["node"], e["from_round"]) for e in manifest["fit"] if e.get("reason") == "run_over"]
     assert ("slow", 1) in left
+
+
+def test_a_run_that_a_callback_ends_waits_for_nobody() -> None:
+    class Enough(Callback):
+        def on_round_end(self, end: RoundEnd) -> str | None:
+            return "enough" if end.server_round == 1 else None
+
+    exchange = AsynchronousExchange()
+    clients = manager(*(FakeClient(name, fitted(3.0)) for name in ("a", "b", "slow")))
+    server = Server(client_manager=clients, strategy=strategy(initial_parameters=model(1.0)))
+    server.attach(exchange, Kept())
+    server.call_back([Enough()])
+    server.fit(num_rounds=9, timeout=None)
+    assert exchange.rounds[-1] == "finish 1"
+    assert not exchange.fake_flights
 
 
 def test_a_run_that_is_taken_up_goes_on_with_what_was_under_way() -> None:

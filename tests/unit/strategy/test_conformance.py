@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import hedgerow.strategy
+from hedgerow.aggregation import control
 from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import BadUpdate, InvalidArgument
-from hedgerow.records import FitIns, FitRes, NDArray, Parameters
+from hedgerow.records import FitIns, FitRes, Metrics, NDArray, Parameters
 from hedgerow.strategy import ClientManager, Strategy
 from tests.unit.driver.fakes import OK
 from tests.unit.strategy.boosters import booster, raw
@@ -35,17 +36,26 @@ def trees(rng: np.random.Generator) -> Parameters:
     return Parameters([raw(booster(*rng.standard_normal(2)))])
 
 
+def with_control(update: Parameters) -> Parameters:
+    """What a client of Scaffold returns: control variates, too."""
+    change = {name: update[name].astype(array.dtype) for name, array in control.zeros(update).items()}
+    return control.attach(update, Parameters(change))
+
+
 @dataclass(frozen=True)
 class Case:
     """How a strategy is made, and what its clients send."""
 
     arguments: dict[str, Any]
     update: Callable[[np.random.Generator], Parameters] = numbers
+    returned: Callable[[Parameters], Parameters] = lambda update: update
 
 
 CASES = {
     "FedAvgM": Case({"server_momentum": 0.9}),
     "FedOpt": Case({"beta_1": 0.5}),
+    "FedProx": Case({"proximal_mu": 0.1}),
+    "Scaffold": Case({"server_learning_rate": 0.5}, returned=with_control),
     "Krum": Case({"num_malicious_clients": 1}),
     "MultiKrum": Case({"num_malicious_clients": 1}),
     "Bulyan": Case({"num_malicious_clients": 1}),
@@ -74,10 +84,11 @@ def fit(strategy: Strategy, name: str, server_round: int, x: Parameters, seed: i
     rng = np.random.default_rng([seed, server_round])
     results = []
     for client, _ in strategy.configure_fit(server_round, x, manager(CLIENTS)):
-        parameters = update_of(name)(rng)
+        parameters = CASES.get(name, Case({})).returned(update_of(name)(rng))
         for array in parameters.values():
             array.flags.writeable = False
-        results.append((client, FitRes(OK, parameters, int(rng.integers(1, 50)), {"initial_loss": float(rng.random())})))
+        notes: Metrics = {"initial_loss": float(rng.random()), "fednova_norm": float(rng.integers(1, 9))}
+        results.append((client, FitRes(OK, parameters, int(rng.integers(1, 50)), notes)))
     new, _ = strategy.aggregate_fit(server_round, results, [])
     assert new is not None
     return new
@@ -172,7 +183,7 @@ def test_constructor_shows_what_it_takes_by_keyword(name: str) -> None:
 
 @EVERY
 def test_subclass_with_its_own_configure_fit_need_not_call_the_parents(name: str) -> None:
-    if name == "FedXgbCyclic":  # who is asked is what that strategy is about
+    if name in {"FedXgbCyclic", "Scaffold"}:  # who is asked, or what is sent, is what those strategies are about
         return
 
     def configure_fit(self: Any, server_round: int, parameters: Parameters, client_manager: ClientManager) -> Any:

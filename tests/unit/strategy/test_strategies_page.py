@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-import hedgerow.strategy
 from tests.source_tree import ROOT
-from tests.unit.strategy.test_conformance import NAMES
+from tests.unit.strategy.test_conformance import NAMES, make
 
 PAGE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
 ROWS = {
@@ -28,7 +27,7 @@ def test_row_names_the_strategys_state_and_its_tests(name: str) -> None:
     assert re.search(r"(19|20)\d\d", paper)
     assert memory
     assert fold
-    strategy = getattr(hedgerow.strategy, name)()
+    strategy = make(name)
     assert re.findall(r"`(\w+)`", state) == list(strategy.state_dict())
     files = re.findall(r"`(tests/[\w/]+\.py)`", tested)
     assert files
