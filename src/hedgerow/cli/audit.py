@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from hedgerow.audit import AUDIT_FILE, read_audit
-from hedgerow.cli.operate import table
+from hedgerow.cli.tables import table
 from hedgerow.errors import ConfigError
 
 _COLUMNS = ("who", "what", "run_id", "task_id", "digest", "outcome")

@@ -15,7 +15,7 @@ from pathlib import Path
 from hedgerow import logs
 from hedgerow.authority import AUTHORITY, AUTHORITY_DAYS, CERTIFICATE_DAYS, LOOPBACK_HOSTS, Authority, files_of
 from hedgerow.certificates import CERTIFICATES_VARIABLE
-from hedgerow.cli.operate import table
+from hedgerow.cli.tables import table
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument
 from hedgerow.security import Role
 from hedgerow.wire.channel import Address
