@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -62,14 +63,42 @@ class FailureView:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeOutcomeView:
+    """What came of a node in one phase of a round: ``contributed``, ``late``, ``failed`` or ``excluded``, and why.
+
+    ``examples``, ``bytes`` and ``seconds`` are None where nothing came.
+    """
+
+    node: str
+    asked: bool
+    outcome: str
+    reason: str = ""
+    message: str = ""
+    examples: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundManifestView:
+    """What came of each node in a round that is over, by phase; ``reason`` says why it is not valid."""
+
+    round: int
+    valid: bool
+    reason: str
+    phases: dict[str, list[NodeOutcomeView]]
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetailView:
-    """A run with its rounds, its newest failures and what the server keeps for it."""
+    """A run with its rounds, its newest failures, what the server keeps for it, and the manifests of its rounds."""
 
     run: RunView
     rounds: list[RoundView]
     failures: list[FailureView]
     blobs: int
     blob_bytes: int
+    manifest: list[RoundManifestView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +142,8 @@ class Operator:
         reply = self._ask(lambda stub: stub.ListRuns(request, metadata=self._metadata, timeout=ANSWER.seconds))
         return [_run(run) for run in reply.runs]
 
-    def run(self, beginning: str) -> RunDetailView:
-        """The run whose id is or begins like this."""
+    def run(self, beginning: str, newest_rounds: int | None = None) -> RunDetailView:
+        """The run whose id is or begins like this, with the manifests of so many rounds at most; None for all."""
         request = operator_pb2.GetRunRequest(run_id=beginning)
         reply = self._ask(lambda stub: stub.GetRun(request, metadata=self._metadata, timeout=ANSWER.seconds))
         rounds = [RoundView(r.round, r.kind, _tasks(r.tasks)) for r in reply.rounds]
@@ -122,7 +151,21 @@ class Operator:
             FailureView(f.task_id, f.node, f.round, f.kind, convert.outcome_from_proto(f.outcome).value, f.message)
             for f in reply.failures
         ]
-        return RunDetailView(_run(reply.run), rounds, failures, reply.blobs, reply.blob_bytes)
+        run = _run(reply.run)
+        after = 0 if newest_rounds is None else max(0, run.round - newest_rounds)
+        return RunDetailView(run, rounds, failures, reply.blobs, reply.blob_bytes, self._manifest(run.run_id, after))
+
+    def _manifest(self, run_id: str, after_round: int) -> list[RoundManifestView]:
+        found: list[RoundManifestView] = []
+        while True:
+            request = operator_pb2.GetManifestRequest(run_id=run_id, after_round=after_round)
+            reply = self._ask(
+                lambda stub, request=request: stub.GetManifest(request, metadata=self._metadata, timeout=ANSWER.seconds)  # type: ignore[misc]
+            )
+            if not reply.rounds:
+                return found
+            found += [_manifest(one.round, one.line) for one in reply.rounds]
+            after_round = reply.rounds[-1].round
 
     def stop(self, beginning: str, reason: str) -> StopView:
         """End the run whose id is or begins like this, as STOPPED."""
@@ -173,6 +216,29 @@ def _run(message: operator_pb2.RunSummary) -> RunView:
         driver_connected=message.driver_connected,
         round=message.round,
         tasks=_tasks(message.tasks),
+    )
+
+
+def _manifest(round: int, line: str) -> RoundManifestView:
+    """A line as a driver gave it; what cannot be read is told as the round's reason."""
+    try:
+        told = json.loads(line)
+        phases = {phase: [_outcome(entry) for entry in entries] for phase, entries in told.items() if isinstance(entries, list)}
+        return RoundManifestView(round, bool(told["valid"]), str(told["reason"]), phases)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return RoundManifestView(round, False, "its manifest cannot be read", {})
+
+
+def _outcome(entry: dict[str, Any]) -> NodeOutcomeView:
+    return NodeOutcomeView(
+        str(entry["node"]),
+        bool(entry["asked"]),
+        str(entry["outcome"]),
+        str(entry.get("reason", "")),
+        str(entry.get("message", "")),
+        entry.get("examples"),
+        entry.get("bytes"),
+        entry.get("seconds"),
     )
 
 

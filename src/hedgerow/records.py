@@ -196,10 +196,11 @@ class Outcome(str, Enum):
 
 
 class NodeState(str, Enum):
-    """Whether a node can be given work. ``ONLINE`` and ``AWAY`` count as available, ``LOST`` does not."""
+    """Whether a node can be given work. ``ONLINE`` and ``AWAY`` count as available, ``LEFT`` (on purpose) and ``LOST`` do not."""
 
     ONLINE = "online"
     AWAY = "away"
+    LEFT = "left"
     LOST = "lost"
 
     __str__ = str.__str__
@@ -207,7 +208,7 @@ class NodeState(str, Enum):
     @property
     def available(self) -> bool:
         """Whether tasks may be given to a node in this state."""
-        return self is not NodeState.LOST
+        return self in (NodeState.ONLINE, NodeState.AWAY)
 
 
 class RunState(str, Enum):

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.client.jobs import WORKER_RETRIES
 from hedgerow.client.launch import DEFAULT_FLEET_PORT, EXIT_USAGE, ClientOptions, run
 from hedgerow.client.worker_process import WorkerCommand
 from hedgerow.errors import ConfigError
@@ -55,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--name", help="the node's name (default: the callable's attribute `name`, else the attribute's own name)")
     p.add_argument("--max-parallel", type=int, default=1, metavar="N", help="tasks that may run at once (default: %(default)s)")
+    p.add_argument(
+        "--worker-retries",
+        type=int,
+        default=WORKER_RETRIES,
+        metavar="N",
+        help="how often a task is tried again whose worker process was killed or crashed (default: %(default)s)",
+    )
     p.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="default: %(default)s")
     p.add_argument("--log-format", default="text", choices=["text", "json"], help="default: %(default)s")
     p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
@@ -82,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             name=args.name,
             state_dir=args.state_dir,
             max_parallel=args.max_parallel,
+            worker_retries=args.worker_retries,
         )
     except ConfigError as error:
         print(f"flower-client: {error}", file=sys.stderr)

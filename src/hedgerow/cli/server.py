@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, what in (
         ("node_lost_s", "a node that is away for longer is lost and its tasks fail"),
+        ("node_left_s", "a node whose client was stopped is lost after so long, unless the client is started again"),
         ("max_task_s", "a task that was sent longer ago expires"),
         ("driver_lost_s", "a run whose driver is away for longer shows as interrupted"),
         ("interrupted_kept_s", "an interrupted run that is not taken up for longer fails"),
@@ -90,6 +91,7 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         web_address=Address.parse(args.web_address, 9094),
         database=args.database,
         node_lost_s=args.node_lost_s,
+        node_left_s=args.node_left_s,
         max_task_s=args.max_task_s,
         driver_lost_s=args.driver_lost_s,
         interrupted_kept_s=args.interrupted_kept_s,

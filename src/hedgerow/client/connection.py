@@ -82,11 +82,11 @@ class Connection:
         """The session is over."""
         self.session = None
 
-    async def session_after(self, epoch: int) -> Session:
-        """An open session that is newer than the one with this epoch; waits for it."""
+    async def session_after(self, older: Session | None) -> Session:
+        """An open session that is not this one, None for any; waits for it."""
         async with self._changed:
             await wait(
-                self._changed.wait_for(lambda: self.session is not None and self.session.epoch > epoch),
+                self._changed.wait_for(lambda: self.session is not None and self.session is not older),
                 A_SESSION,
                 "a session with the server",
             )

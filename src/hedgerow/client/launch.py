@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow import logs
+from hedgerow.client.jobs import WORKER_RETRIES
 from hedgerow.client.link import Link, LinkEnded
 from hedgerow.client.state_dir import StateDir, StateDirTaken, default_state_dir
 from hedgerow.client.worker_pool import WorkerPool
@@ -44,6 +45,7 @@ class ClientOptions:
         name: The node's name; None takes the one that the callable suggests.
         state_dir: None takes the default for this server and name.
         max_parallel: How many tasks may run at once.
+        worker_retries: How often a task whose worker died is tried again.
         number_names: Whether a suggested name that is taken gets a number (name-2, name-3, …) instead of being refused.
     """
 
@@ -52,11 +54,14 @@ class ClientOptions:
     name: str | None = None
     state_dir: Path | None = None
     max_parallel: int = 1
+    worker_retries: int = WORKER_RETRIES
     number_names: bool = False
 
     def __post_init__(self) -> None:
         if self.max_parallel < 1:
             raise ConfigError(f"--max-parallel is {self.max_parallel}; at least 1 task must be able to run.")
+        if self.worker_retries < 0:
+            raise ConfigError(f"--worker-retries is {self.worker_retries}; 0 is the least: a task fails when its worker dies.")
         if self.name is not None:
             check_name(self.name)
 
@@ -158,7 +163,8 @@ async def _run_named(options: ClientOptions, suggested_name: str, pool: WorkerPo
         try:
             state = StateDir.open(options.state_dir or default_state_dir(options.server.text, name))
             try:
-                await _run_link(Link(options.server, options.root_certificates, name, state, pool), stop)
+                link = Link(options.server, options.root_certificates, name, state, pool, options.worker_retries)
+                await _run_link(link, stop)
                 return
             finally:
                 state.close()

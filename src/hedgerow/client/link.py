@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hedgerow.client.connection import Connection
 from hedgerow.client.delivery import Delivery
-from hedgerow.client.jobs import Bench, Jobs
+from hedgerow.client.jobs import WORKER_RETRIES, Bench, Jobs
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.session import Session, Standing, is_refusal
@@ -51,12 +51,21 @@ class Link:
         name: The node's name.
         state: The open state directory.
         pool: The workers.
+        worker_retries: How often a task whose worker died is tried again.
 
     Attributes:
         outbox: Results that are not safe elsewhere yet.
     """
 
-    def __init__(self, server: Address, root_certificates: bytes | None, name: str, state: StateDir, pool: WorkerPool) -> None:
+    def __init__(
+        self,
+        server: Address,
+        root_certificates: bytes | None,
+        name: str,
+        state: StateDir,
+        pool: WorkerPool,
+        worker_retries: int = WORKER_RETRIES,
+    ) -> None:
         self._name = name
         self._state = state
         self._secure = root_certificates is not None
@@ -64,7 +73,7 @@ class Link:
         self.outbox = Outbox(state)
         self._delivery = Delivery(self.outbox, self._connection)
         cache = ParameterCache(state.path / "parameters")
-        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery))
+        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery, worker_retries))
         self._attempts = _Attempts()
         self._leaving = False
         self._software = f"hedgerow {importlib.metadata.version('hedgerow')}"

@@ -216,7 +216,8 @@ class _Run:
                 f"The run {driver.run_id} has got further than {self._folder.path} knows: the server has released "
                 f"{driver.watcher.acknowledged_rounds} rounds, the folder holds {kept}. Resume from the run's own, newest folder."
             )
-        self._folder.note_server(driver.watcher.server_id)
+        if self._checkpoint is None:
+            self._folder.note_server(driver.watcher.server_id)
 
     def _rounds(self, driver: Driver) -> History:
         log.info("Starting Flower server, config: %s", self._config, extra={"action": "run_started", "run": driver.run_id})
@@ -241,7 +242,11 @@ class _Record:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Everything that came so far belongs to this round or an earlier one."""
+        server_id = (
+            self._driver.watcher.server_id
+        )  # asked first: of two states, an old one with a new cursor is the harmless mixture
         self._folder.write_checkpoint(checkpoint, self._driver.mirror.cursor)
+        self._folder.note_server(server_id)
 
 
 def _log_history(history: History) -> None:

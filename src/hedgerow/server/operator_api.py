@@ -22,6 +22,8 @@ from hedgerow.wire.proto import operator_pb2, operator_pb2_grpc
 log = logging.getLogger(__name__)
 
 MOST_RUNS = 1000
+ROUNDS_A_MESSAGE = 100
+MANIFEST_MESSAGE_BYTES = 1024 * 1024  # the goal; a single round may be larger
 MAX_REASON_CHARS = 2000
 
 
@@ -65,6 +67,21 @@ class Operator(operator_pb2_grpc.OperatorServicer):
             blobs=detail.blobs,
             blob_bytes=detail.blob_bytes,
         )
+
+    @call(Role.OPERATOR)
+    async def GetManifest(  # noqa: N802
+        self, request: operator_pb2.GetManifestRequest, context: Context, who: Identity
+    ) -> operator_pb2.GetManifestReply:
+        """What came of each node in the next rounds, as many as fit into a message."""
+        run_id = (await self._store.find_run(request.run_id)).info.run_id
+        reply = operator_pb2.GetManifestReply()
+        size = 0
+        for round, line in await self._store.manifest(run_id, request.after_round, ROUNDS_A_MESSAGE):
+            size += len(line.encode())
+            if reply.rounds and size > MANIFEST_MESSAGE_BYTES:
+                break
+            reply.rounds.add(round=round, line=line)
+        return reply
 
     @call(Role.OPERATOR)
     async def StopRun(  # noqa: N802

@@ -29,7 +29,9 @@ class ServerOptions:
         state_dir: Folder for the database and the blobs; one server at a time.
         database: SQLAlchemy URL; by default an SQLite file in the state directory.
         node_lost_s: A node that is away for longer counts as lost, and its tasks fail.
-        max_task_s: A task that was sent longer ago without a result expires.
+        node_left_s: A node whose client said goodbye counts as lost after so long, and its tasks fail; started again before
+            that, it is given them again.
+        max_task_s: A task that was first sent longer ago, and not handed back since, expires without a result.
         driver_lost_s: A run whose driver is away for longer shows as interrupted.
         interrupted_kept_s: An interrupted run that is not taken up for longer fails, and what is kept for it is released.
         unused_blob_s: An upload that nobody refers to for longer is deleted.
@@ -51,6 +53,7 @@ class ServerOptions:
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("hedgerow"))
     database: str = ""
     node_lost_s: float = 600.0
+    node_left_s: float = 60.0
     max_task_s: float = 24 * 3600.0
     driver_lost_s: float = 60.0
     interrupted_kept_s: float = 7 * 24 * 3600.0
@@ -71,8 +74,9 @@ class ServerOptions:
         for name in ("node_lost_s", "max_task_s", "driver_lost_s", "interrupted_kept_s", "unused_blob_s", "url_lifetime_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
-        if not self.drain_s >= 0:
-            raise ConfigError(f"drain_s must be 0 seconds or more, not {self.drain_s}.")
+        for name in ("node_left_s", "drain_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 seconds or more, not {getattr(self, name)}.")
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
             raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}; it must begin with http:// or https://.")
 

@@ -73,6 +73,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """When tasks are pushed, and whether nodes that are not here may come back."""
+
+    now: float
+    settling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
     """The reason of a cancellation and its time."""
 
@@ -156,6 +164,17 @@ def open_tasks_of_node(connection: Connection, node_id: str) -> Sequence[Row]:
     return connection.execute(_OPEN_OF_NODE, {"node_id": node_id}).all()
 
 
+def tasks_of_absent_nodes(connection: Connection, created_before: float) -> Sequence[Row]:
+    """Rows of open tasks from before that time for nodes that are lost or were never here."""
+    which = (
+        select(schema.tasks)
+        .join(schema.nodes, _NODES.node_id == _TASKS.node_id, isouter=True)
+        .where(_TASKS.state.in_(_OPEN), _TASKS.created_at < created_before)
+        .where(_NODES.node_id.is_(None) | (_NODES.state == NodeState.LOST.value))
+    )
+    return connection.execute(which.order_by(_TASKS.position)).all()
+
+
 def open_tasks_of_run(connection: Connection, run_id: str) -> Sequence[Row]:
     """Rows of a run's open tasks, oldest first."""
     which = select(schema.tasks).where(_TASKS.run_id == run_id, _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
@@ -181,7 +200,7 @@ def _nodes_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
 # --- the store's methods --------------------------------------------------------------------------------------------------
 
 
-def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence[Task], now: float) -> Pushed:
+def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence[Task], push: Push) -> Pushed:
     """See :meth:`hedgerow.store.store.Store.push_tasks`."""
     run = open_run(connection, who, run_id)
     fresh = _not_known(connection, run_id, new)
@@ -193,15 +212,16 @@ def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence
         node = known_nodes.get(task.node_id)
         state = TaskState.QUEUED
         if node is None or node.state == NodeState.LOST:
-            unreachable.append(task.task_id)
+            if not push.settling:
+                unreachable.append(task.task_id)
         elif node.state == NodeState.ONLINE:
             state = after(state, Event.SENT)
             assign.append(Assignment(task.node_id, node.epoch, task))
-        values.append(_task_values(task, state, now))
+        values.append(_task_values(task, state, push.now))
     if values:
         connection.execute(_ADD_TASKS, values)
     gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
-    finish(connection, rows_by_id(connection, unreachable), gone, now)
+    finish(connection, rows_by_id(connection, unreachable), gone, push.now)
     return Pushed(len(fresh), assign, bool(unreachable))
 
 

@@ -64,10 +64,10 @@ def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> Non
     pem = tmp_path / "ca.pem"
     pem.write_text(CERTIFICATE)
     options = ["--root-certificates", str(pem), "--server", "[::1]", "--state-dir", "s", "--name", "north", "--max-parallel", "3"]
-    more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json"]
+    more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json", "--worker-retries", "4"]
     assert client.main(["--callable", "client:it", *options, *more]) == 0
     ((got, command),) = started
-    assert got == ClientOptions(got.server, pem.read_bytes(), "north", Path("s"), 3)
+    assert got == ClientOptions(got.server, pem.read_bytes(), "north", Path("s"), 3, 4)
     assert got.server.text == "[::1]:9091"
     assert command == WorkerCommand("client:it", tmp_path, "DEBUG", "json")
 
