@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import ssl
 import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -17,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow import logs
-from hedgerow.driver.config import DriverLimits, ServerConfig
+from hedgerow.certificates import CERTIFICATES_VARIABLE, Certificates, https_client
+from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.connection import NetworkThread
 from hedgerow.driver.history import History
 from hedgerow.driver.server import Server
 from hedgerow.driver.start import start_driver
+from hedgerow.errors import ConfigError
 from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
-from hedgerow.security import Certificates
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.strategy.clients import ClientManager
@@ -35,9 +38,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8080
 NODE_LOST_S = 60.0
-"""A client that is away for longer has failed. A job with a server of its own has people waiting for it, unlike a service."""
-CONNECT_S = 15.0
-"""For the driver to reach the server in its own process; only a certificate that is not good for it can be in the way."""
+"""A client that is away for longer has failed, and one that said goodbye at once: people are waiting for this job."""
+HANDSHAKE_S = 10.0
 START = Limit("start_server_s", 60.0)
 STOP = Limit("stop_server_s", 60.0)
 
@@ -67,7 +69,8 @@ def start_server(
         client_manager: Samples clients; a :class:`~hedgerow.driver.SimpleClientManager` if not given.
         grpc_max_message_length: Accepted as in Flower, and not needed: parameters of any size travel.
         certificates: PEM of the certificate authority, the server's certificate and its key. The certificate must be good for
-            ``localhost``, too, over which this process talks to its own server. Without them connections are insecure.
+            ``localhost``, too, over which this process talks to its own server. Without them connections are insecure. Clients
+            give ``root_certificates`` and are asked for no certificate.
         blob_address: ``host:port`` where parameters of 64 KiB and more travel; any free port if not given. Clients are told it
             when they connect; behind a firewall this port must be open, too.
 
@@ -80,20 +83,30 @@ def start_server(
     logs.show()
     places = _places(server_address, blob_address)
     (config or ServerConfig()).check()
+    if certificates is None and os.environ.get(CERTIFICATES_VARIABLE):
+        raise ConfigError(
+            f"{CERTIFICATES_VARIABLE} is set, which start_server does not use: give it certificates=(CA, certificate, key), or "
+            "unset the variable for a job without encryption."
+        )
     with tempfile.TemporaryDirectory(prefix="hedgerow-server-") as folder:
         options = ServerOptions(
             insecure=certificates is None,
             certificates=None if certificates is None else _certificate_files(Path(folder), certificates),
+            client_certificates=None if certificates is None else False,
             fleet_address=places.fleet,
             driver_address=Address(places.own, 0),
             blob_address=places.blob,
             web_address=Address("127.0.0.1", 0),
             state_dir=Path(folder) / "state",
             node_lost_s=NODE_LOST_S,
+            node_left_s=0.0,
         )
         with _serving(options) as service:
             log.info("Clients connect to %s, SSL is %s", service.fleet_address.text, "enabled" if certificates else "disabled")
-            host = places.own if certificates is None else "localhost"
+            host = places.own
+            if certificates is not None:
+                host = "localhost"
+                _check_certificate(certificates[0], service.blob_port)
             return start_driver(
                 server_address=Address(host, service.driver_address.port).text,
                 server=server,
@@ -101,7 +114,6 @@ def start_server(
                 strategy=strategy,
                 client_manager=client_manager,
                 root_certificates=None if certificates is None else certificates[0],
-                limits=DriverLimits(connect_s=CONNECT_S),
             )
 
 
@@ -132,6 +144,21 @@ def _certificate_files(folder: Path, certificates: tuple[bytes, bytes, bytes]) -
         path.touch(mode=0o600)
         path.write_bytes(content)
     return Certificates(*paths)
+
+
+def _check_certificate(authority: bytes, port: int) -> None:
+    """See whether this process can talk to its own server; a client's handshake would only be tried again and again."""
+    try:
+        with (
+            socket.create_connection(("localhost", port), HANDSHAKE_S) as plain,
+            https_client(authority).wrap_socket(plain, server_hostname="localhost"),
+        ):
+            pass
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"The server's certificate is not good for localhost, or not of that authority: {error}. Over localhost this process "
+            "talks to its own server; add that name to the certificate."
+        ) from None
 
 
 @contextmanager

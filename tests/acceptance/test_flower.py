@@ -204,19 +204,17 @@ def test_flower_client_and_start_driver_run_the_same_code_as_a_service(tmp_path:
         assert all(client.running for client in federation.clients.values()), "they stay for the next job"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a self-signed certificate for localhost and its key."""
-    path = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    extra = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(path / "key.pem"), "-out", str(path / "cert.pem")]
+def make_certificate(folder: Path, host: str) -> None:
+    """A self-signed certificate for a host, and its key."""
+    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={host}"
+    extra = ["-addext", f"subjectAltName=DNS:{host}", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
     subprocess.run([*command.split(), *extra], check=True, capture_output=True, timeout=60)
-    return path
 
 
-def test_certificates_are_given_as_in_flower_and_protect_parameters_too(ours: Trial, certificate: Path, tmp_path: Path) -> None:
+def test_certificates_are_given_as_in_flower_and_protect_parameters_too(ours: Trial, tmp_path: Path) -> None:
+    make_certificate(tmp_path, "localhost")
     text = (PROGRAMS / "custom_client.py").read_text()
-    cert, key = (f"Path({str(certificate / name)!r}).read_bytes()" for name in ("cert.pem", "key.pem"))
+    cert, key = (f"Path({str(tmp_path / name)!r}).read_bytes()" for name in ("cert.pem", "key.pem"))
     for before, more in (
         ("start_client(server_address=address,", f" root_certificates={cert},"),
         ("strategy=Plain(),", f" certificates=({cert}, {cert}, {key}),"),
@@ -229,6 +227,19 @@ def test_certificates_are_given_as_in_flower_and_protect_parameters_too(ours: Tr
     assert EXPECTED["custom_client"](ours.run(program))
     logs = [path.read_text() for path in ours.folder.glob("*.log")]
     assert all("insecure" not in log for log in logs)
+
+
+def test_a_certificate_that_is_not_good_for_localhost_is_refused_at_once(ours: Trial, tmp_path: Path) -> None:
+    make_certificate(tmp_path, "other.example")
+    program = tmp_path / "secure.py"
+    pem = [f"Path({str(tmp_path / name)!r}).read_bytes()" for name in ("cert.pem", "cert.pem", "key.pem")]
+    text = (PROGRAMS / "quickstart.py").read_text()
+    program.write_text(
+        text.replace("(server_address=address, config", f"(server_address=address, certificates=({', '.join(pem)}), config")
+    )
+    server = ours.start(program, "server", os.devnull)
+    assert server.wait(JOB) == 1
+    assert "ConfigError: The server's certificate is not good for localhost" in server.output()
 
 
 def test_a_port_that_is_taken_is_told_at_once(ours: Trial) -> None:

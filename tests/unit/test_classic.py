@@ -35,11 +35,14 @@ def test_parameters_travel_where_clients_can_reach_and_the_driver_stays_inside(
     assert _places(given, "10.0.0.1:99").blob == Address("10.0.0.1", 99)
 
 
-def test_wrong_arguments_are_refused_before_anything_listens() -> None:
+def test_wrong_arguments_are_refused_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is not an address"):
         start_server(server_address="http://x:1/y")
     with pytest.raises(ConfigError, match="num_rounds is -1"):
         start_server(config=ServerConfig(num_rounds=-1))
+    monkeypatch.setenv("HEDGEROW_CERTIFICATES", "a:b:c")
+    with pytest.raises(ConfigError, match="HEDGEROW_CERTIFICATES is set"):
+        start_server()
 
 
 def test_the_key_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
