@@ -34,7 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "wire.proto",
     ),
     "processes": ("server", "client", "driver", "operate"),
-    "programs": ("cli", "testing", "flwr", "hedgerow"),
+    "programs": ("classic", "cli", "testing", "flwr", "hedgerow"),
     "frameworks": ("frameworks",),  # last, so that nothing imports it
 }
 # Units of this layer never import one another.

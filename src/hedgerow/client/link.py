@@ -77,10 +77,11 @@ class Link:
         self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery, worker_retries))
         self._attempts = _Attempts()
         self._leaving = False
+        self._job_done = False
         self._software = f"hedgerow {importlib.metadata.version('hedgerow')}"
 
     async def run(self) -> None:
-        """Stay connected until cancelled.
+        """Stay connected until cancelled, or until the one job is done that the server was there for.
 
         Raises:
             HedgerowError: At first contact, the server refused this client for a reason that trying again does not mend.
@@ -96,6 +97,8 @@ class Link:
             opened_at = loop.time()
             try:
                 at_least_s = await self._one_session()
+                if self._job_done:
+                    return
                 problem = "the server ended the session"
             except Fenced as error:
                 raise LinkEnded(f"Another process runs as node {self._name} (id {self._state.identity.id}): {error}") from None
@@ -164,9 +167,13 @@ class Link:
         return 0.0
 
     def _goodbye(self, goodbye: fleet_pb2.Goodbye) -> float:
-        if not goodbye.HasField("come_back_after_s"):
+        if goodbye.job_done:
+            log.info("The server has ended: %s", goodbye.reason, extra={"action": "job_done"})
+            self._job_done = True
+        elif not goodbye.HasField("come_back_after_s"):
             raise LinkEnded(f"The server ended the session of node {self._name} for good: {goodbye.reason}.")
-        log.info("The server ends the session: %s", goodbye.reason, extra={"action": "goodbye"})
+        else:
+            log.info("The server ends the session: %s", goodbye.reason, extra={"action": "goodbye"})
         return goodbye.come_back_after_s
 
     async def leave(self, reason: str) -> None:

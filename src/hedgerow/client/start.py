@@ -18,16 +18,19 @@ from typing import IO, Any
 
 from hedgerow import logs
 from hedgerow.certificates import Certificates
+from hedgerow.client.app import ClientApp
 from hedgerow.client.client import Client
 from hedgerow.client.framing import FrameSocket
 from hedgerow.client.loader import ClientSource, source
 from hedgerow.client.numpy_client import NumPyClient
 from hedgerow.client.perform import perform
 from hedgerow.errors import ConfigError, HedgerowError
+from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 from hedgerow.wire.proto import worker_pb2
 
 log = logging.getLogger(__name__)
 
+TRANSPORTS = (None, "grpc-bidi", "grpc-rere", "rest")
 LINK_END_S = 3.0
 LOG_END_S = 1.0
 
@@ -42,12 +45,15 @@ def start_client(
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    load_callable_fn: Callable[[], ClientApp] | None = None,
+    grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
+    transport: str | None = None,
 ) -> None:
-    """Run a client until Ctrl-C, or until the server ends it for good.
+    """Run a client until Ctrl-C, or until the server ends it for good; if that served one job alone, until it is done.
 
     Args:
         server_address: ``host:port`` of the server's Fleet API.
-        client: The client; give this or ``client_fn``.
+        client: The client; give this, ``client_fn`` or ``load_callable_fn``.
         client_fn: A function that makes the client: for every task where it takes ``cid`` or ``context``, else once.
         root_certificates: PEM bytes, or the path of a PEM file, of the authority that signed the server's certificate.
             For servers that ask for no certificate.
@@ -59,13 +65,19 @@ def start_client(
             number if it is taken.
         state_dir: Where identity and unsent results are kept. Without it: a folder for this server and name in the user's state
             directory.
+        load_callable_fn: A function that gives a :class:`~hedgerow.client.app.ClientApp`; called once.
+        grpc_max_message_length: Accepted as in Flower, and not needed: parameters of any size travel.
+        transport: The same: "grpc-bidi", "grpc-rere" and "rest" all mean the one transport that there is.
 
     Raises:
         ConfigError: An argument is wrong.
         HedgerowError: The link ended; the message says why.
     """
+    del grpc_max_message_length
     logs.show()
-    clients = _source(client, client_fn)
+    if transport not in TRANSPORTS:
+        raise ConfigError(f"The transport {transport!r} is none of Flower's. Leave it out; there is only one.")
+    clients = _source(client, client_fn, load_callable_fn)
     roots, own = _certificates(root_certificates, certificates, insecure)
     command = ["--server", server_address]
     command += (
@@ -95,6 +107,8 @@ def start_numpy_client(
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
+    transport: str | None = None,
 ) -> None:
     """Run a ``NumPyClient``; the same as :func:`start_client`."""
     start_client(
@@ -105,12 +119,16 @@ def start_numpy_client(
         insecure=insecure,
         name=name,
         state_dir=state_dir,
+        grpc_max_message_length=grpc_max_message_length,
+        transport=transport,
     )
 
 
-def _source(client: Any, client_fn: Any) -> ClientSource:
-    if (client is None) == (client_fn is None):
-        raise ConfigError("Give start_client either client or client_fn.")
+def _source(client: Any, client_fn: Any, load_callable_fn: Any) -> ClientSource:
+    if sum(given is not None for given in (client, client_fn, load_callable_fn)) != 1:
+        raise ConfigError("Give start_client one of client, client_fn and load_callable_fn.")
+    if load_callable_fn is not None:
+        return source(load_callable_fn, "load_callable_fn")
     if client_fn is not None:
         if not callable(client_fn):
             raise ConfigError(f"client_fn must be a function; it is a {type(client_fn).__name__}.")

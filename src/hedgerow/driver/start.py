@@ -57,7 +57,8 @@ def start_driver(
 
     Args:
         server_address: ``host:port`` of the server's Driver API.
-        server: Runs the rounds, with its own strategy and client manager; made from those two arguments if not given.
+        server: Runs the rounds, with its own strategy and client manager, whatever else is given here; made from those two
+            arguments if not given.
         config: Rounds, time limit and seed.
         strategy: What is asked of whom; FedAvg if not given.
         client_manager: Samples clients; a seeded :class:`~hedgerow.driver.SimpleClientManager` if not given.
@@ -89,7 +90,7 @@ def start_driver(
         manager = client_manager or SimpleClientManager(limits.wait_for_clients_s)
         server = Server(client_manager=manager, strategy=strategy)
     elif strategy is not None or client_manager is not None:
-        raise ConfigError("Give start_driver either a server, or a strategy and a client_manager; the server has its own.")
+        log.warning("Both a server and a strategy or client_manager were given; the server's own are used")
     server.call_back(callbacks)
     tls = Tls.of(certificates, root_certificates)
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind

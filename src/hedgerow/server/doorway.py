@@ -69,7 +69,7 @@ class Doorway:
         self.dropped = 0
 
     async def open(self, address: Address) -> int:
-        """Listen on all that the host stands for; returns the port.
+        """Listen on all that the host stands for; returns the port. ``::`` stands for IPv4, too, as it does for gRPC.
 
         Raises:
             OSError: The address is taken, or not this machine's.
@@ -82,7 +82,7 @@ class Doorway:
             self._listeners.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
             listener.bind((where[0], port, *where[2:]))
             listener.listen(BACKLOG)
             listener.setblocking(False)

@@ -160,11 +160,20 @@ class Service:
         except WaitTimeout:
             log.warning("Transfers are cut after %g s (drain_s); they go on when the server is back", self._options.drain_s)
 
-    async def stop(self) -> None:
-        """Say goodbye to everybody, let calls in flight end, close the ports and the store."""
+    async def stop(self, last_words: str = "", *, job_done: bool = False) -> None:
+        """Say goodbye to everybody, let calls in flight end, close the ports and the store.
+
+        Args:
+            last_words: Why the server does not come back: clients end. Without them clients are told to come back soon.
+            job_done: Whether that is as it should be.
+        """
         log.info("Stopping Flower server")
+        if last_words:
+            goodbye = fleet_pb2.Goodbye(reason=last_words, job_done=job_done)
+        else:
+            goodbye = fleet_pb2.Goodbye(reason="the server is stopping", come_back_after_s=COME_BACK_AFTER_S)
         for session in self.sessions:
-            session.end(fleet_pb2.Goodbye(reason="the server is stopping", come_back_after_s=COME_BACK_AFTER_S))
+            session.end(goodbye)
         self.bells.close()
         await self._exits.aclose()
         log.info("Stopped Flower server")
