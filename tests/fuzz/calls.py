@@ -209,8 +209,8 @@ class Server:
         self._database = sqlite3.connect(folder / "hedgerow.sqlite3", isolation_level=None)
         self._whole = sqlite3.connect(":memory:")
         self._database.backup(self._whole)
-        self._seen = self._version()
-        self._rows = self._dump()
+        self._restored = self._seen = self._version()
+        self._rows = self._whole_rows = self._dump()
         self.failures = Failures()
 
     def close(self) -> None:
@@ -244,9 +244,11 @@ class Server:
 
     def _restore(self) -> None:
         """Put the database back, if something was written."""
-        if self._version() != self._seen:
-            self._whole.backup(self._database)
-            self._seen, self._rows = self._version(), self._dump()
+        if self._version() != self._restored:
+            if self._dump() != self._whole_rows:
+                self._whole.backup(self._database)
+            self._restored = self._seen = self._version()
+            self._rows = self._whole_rows
 
     def check(self, calls: Sequence[Call], api: str) -> None:
         """One case."""
@@ -272,10 +274,8 @@ class Server:
             await background.finish(CALL_ENDS)
             failures = self.failures.take()
             assert not failures, failures
-            version = self._version()
-            if version != self._seen:
-                self._rows = self._dump()
-                self._seen = version if self._rows == before else -1
+            if self._version() != self._seen:
+                self._seen, self._rows = self._version(), self._dump()
             if refused is not None and call.method not in ("Session", "Watch"):
                 assert self._rows == before, f"{call.method} was refused ({refused}) and changed the database"
 
