@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec, check_update
-from hedgerow.errors import BadUpdate, CorruptData, TaskFailed
+from hedgerow.errors import BadUpdate, CorruptData, NotFound, TaskFailed
 from hedgerow.records import (
     Code,
     EvaluateIns,
@@ -33,6 +33,7 @@ LATE = "late"
 TIME_IS_UP = "the round's time is up"
 """With this reason the server cancels a task whose client was too late."""
 BAD_UPDATE = "bad_update"
+LOST_BYTES = "lost_bytes"
 _TEXTS = {
     Outcome.NOT_IMPLEMENTED: "the client has no such method",
     Outcome.WORKER_DIED: "the client's worker process died",
@@ -60,6 +61,16 @@ def late(node: str, kind: str, within: str) -> TaskFailed:
     return TaskFailed(f"no answer within {within}", node=node, kind=kind, reason=LATE)
 
 
+def unfetched(node: str, kind: str, within: str) -> TaskFailed:
+    """The failure of a client whose answer came to the server in time and could not be fetched from there in time."""
+    return TaskFailed(f"the answer could not be fetched from the server within {within}", node=node, kind=kind, reason=LATE)
+
+
+def failure_again(node: str, kind: str, reason: str, message: str) -> Exception:
+    """A failure as it was before the driver was restarted."""
+    return BadUpdate(message) if reason == BAD_UPDATE else TaskFailed(message, node=node, kind=kind, reason=reason)
+
+
 def _parameters(reply: Reply, download: Download) -> Parameters:
     if reply.parameters is None:
         raise BadUpdate("The client returned no parameters.")
@@ -67,6 +78,8 @@ def _parameters(reply: Reply, download: Download) -> Parameters:
         return download(reply.parameters)
     except CorruptData as error:
         raise BadUpdate(f"The client's parameters cannot be read: {error}") from error
+    except NotFound as error:
+        raise TaskFailed(f"the server has not got the client's parameters any longer: {error}", reason=LOST_BYTES) from error
 
 
 def fit_res(reply: Reply, download: Download, spec: UpdateSpec) -> FitRes:
@@ -74,6 +87,7 @@ def fit_res(reply: Reply, download: Download, spec: UpdateSpec) -> FitRes:
 
     Raises:
         BadUpdate: It cannot be used.
+        TaskFailed: Its parameters are lost.
     """
     parameters = _parameters(reply, download)
     check_update(parameters, reply.num_examples, spec)

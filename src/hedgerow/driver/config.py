@@ -15,7 +15,8 @@ class ServerConfig:
 
     Attributes:
         num_rounds: How many rounds; 0 only evaluates the initial parameters.
-        round_timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
+        round_timeout: Seconds that clients have for each fit and evaluate, until their answers are here; None for as long as it
+            takes.
         seed: Seed of the run (64 bits, not negative): fixes who is sampled and what the clients' random generators start from.
             None for a random one, which the log tells.
         min_fit_results: The quorum of a round: so many updates make it valid, as a number of clients or (a float up to 1.0) as a

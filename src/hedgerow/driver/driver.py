@@ -25,7 +25,7 @@ from hedgerow.driver.connection import Connection
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.watcher import Mirror, Watcher
 from hedgerow.errors import HedgerowError, RunEnded
-from hedgerow.records import Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
+from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
 from hedgerow.security import Identity, Role, https_client
 from hedgerow.waits import Limit, wait_condition
@@ -258,10 +258,10 @@ class Driver:
         assert self._payloads is not None, "connect() comes first"
         self._payloads.forget(parameters)
 
-    def download(self, payload: Payload) -> Parameters:
-        """The parameters that a result names, as read-only views."""
+    def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
+        """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer."""
         assert self._payloads is not None, "connect() comes first"
-        return self._payloads.download(payload)
+        return self._payloads.download(payload, given_up)
 
     def cancel(self, tasks: Sequence[Task], reason: str) -> None:
         """End tasks that have no result yet; does not wait for the server's answer."""
@@ -269,15 +269,14 @@ class Driver:
         if ids:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
-    def acknowledge(self, round: int, manifest: str = "") -> None:
+    def acknowledge(self, round: int, manifest: str = "", keep: Iterable[Payload] = ()) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        Blobs stay whose parameters are still in use here. The manifest, one line of JSON, is kept at the server.
+        Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server.
         """
         assert self._payloads is not None, "connect() comes first"
-        request = driver_pb2.AcknowledgeRoundRequest(
-            run_id=self.run_id, round=round, keep=self._payloads.digests(), manifest=manifest
-        )
+        digests = {payload.digest for payload in keep if isinstance(payload, Blob)}.union(self._payloads.digests())
+        request = driver_pb2.AcknowledgeRoundRequest(run_id=self.run_id, round=round, keep=sorted(digests), manifest=manifest)
         self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
         self.mirror.forget(round)
 
@@ -318,14 +317,14 @@ class Driver:
             self.close()
 
     def end_with(self, error: BaseException | None) -> None:
-        """End the run as its driver ended: FINISHED, FAILED with the error, or STOPPED after Ctrl-C.
+        """End the run as its driver ended: FINISHED, FAILED with the error, or STOPPED after Ctrl-C or what came as such.
 
         A server that cannot be told does not matter any more: that is logged, not raised.
         """
         if error is None:
             state, message = RunState.FINISHED, ""
         elif isinstance(error, KeyboardInterrupt):
-            state, message = RunState.STOPPED, "stopped by Ctrl-C at the driver"
+            state, message = RunState.STOPPED, f"stopped by {str(error) or 'Ctrl-C'} at the driver"
         else:
             state, message = RunState.FAILED, f"{type(error).__name__}: {error}"
         if isinstance(error, RunEnded):

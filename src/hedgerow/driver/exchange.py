@@ -1,7 +1,7 @@
 """Instructions out, answers in: between what a strategy says and what the low-level driver does.
 
-Owned here: a round's deadline, and that results are fetched and checked in the background, out of order, while the strategy folds
-those that came before.
+Owned here: a phase's time limits, and that results are fetched and checked in the background, out of order, while the strategy
+folds those that came before.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import (
+    LATE,
     TIME_IS_UP,
+    Download,
     Ins,
     evaluate_res,
+    failure_again,
     failure_of,
     fit_res,
     get_parameters_res,
@@ -26,11 +29,12 @@ from hedgerow.driver.answers import (
     kind_of,
     late,
     reason_of,
+    unfetched,
 )
 from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
-from hedgerow.driver.journal import Journal
+from hedgerow.driver.journal import Journal, Unfolded
 from hedgerow.driver.results import Measure, Results
 from hedgerow.driver.sent import Again, SentBatches
 from hedgerow.errors import BadUpdate, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
@@ -60,6 +64,7 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R", FitRes, EvaluateRes)
 I = TypeVar("I", FitIns, EvaluateIns)  # noqa: E741
+Answer: TypeAlias = Callable[[Reply, Download], R]
 DOWNLOADS_AT_ONCE = 4
 
 
@@ -167,7 +172,7 @@ class DriverExchange:
 
     def finish_round(self, server_round: int, manifest: str = "") -> None:
         """Clients may drop the round's results, and the server its blobs; the server keeps the manifest."""
-        self.driver.acknowledge(server_round, manifest)
+        self.driver.acknowledge(server_round, manifest, self._sent.payloads())
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""
@@ -218,24 +223,28 @@ class DriverExchange:
         self, instructions: Sequence[tuple[ClientProxy, FitIns]], specs: Sequence[UpdateSpec], timeout: float | None
     ) -> Results[FitRes]:
         """Let clients train. The deadline counts from when the tasks are at the server."""
-        answers: list[Callable[[Reply], FitRes]] = [partial(fit_res, download=self.driver.download, spec=spec) for spec in specs]
+        answers: list[Answer[FitRes]] = [partial(fit_res, spec=spec) for spec in specs]
         return self._ask_all(Kind.FIT, instructions, answers, timeout)
 
     def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
         """Let clients evaluate. The deadline counts from when the tasks are at the server."""
-        return self._ask_all(Kind.EVALUATE, instructions, [evaluate_res] * len(instructions), timeout)
+        answers: list[Answer[EvaluateRes]] = [lambda reply, download: evaluate_res(reply)] * len(instructions)
+        return self._ask_all(Kind.EVALUATE, instructions, answers, timeout)
 
     def _ask_all(
         self,
         kind: Kind,
         instructions: Sequence[tuple[ClientProxy, FitIns | EvaluateIns]],
-        answers: Sequence[Callable[[Reply], R]],
+        answers: Sequence[Answer[R]],
         timeout: float | None,
     ) -> Results[R]:
+        # Threads of its own: those of the phase before may hang in transfers that nobody wants any longer.
+        self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
         clients = [_node_proxy(client) for client, _ in instructions]
         sequences = self.driver.sequences(self._round)
         tasks = [self._task(client, ins) for client, (_, ins) in zip(clients, instructions, strict=True)]
         again, self._again = self._again, None
+        closed = None if again is None else again.closed
         if again is None:
             noted = [
                 (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
@@ -243,18 +252,35 @@ class DriverExchange:
             not_asked = self._sent.note(self._round, kind, noted, sequences)
         else:
             not_asked = again.not_asked
-        results: Results[R] = self._results(kind, clients, tasks)
+        results: Results[R] = self._results(kind, clients, tasks, closed is not None)
         results.not_asked = not_asked
         self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
-        if timeout is not None:
-            self._expire_later(timeout, weakref.ref(results), tasks, partial(late, kind=kind, within=f"{timeout:g} s"))
+        if closed is not None:
+            for one in closed:
+                self._leave_out(results, one, kind)
+            # The earlier process may have died before the server heard of it.
+            self.driver.cancel([tasks[one.index] for one in closed if one.reason == LATE], TIME_IS_UP)
+        elif timeout is not None:
+            within = f"{timeout:g} s"
+            errors = partial(late, kind=kind, within=within), partial(unfetched, kind=kind, within=within)
+            self._expire_later(timeout, weakref.ref(results), tasks, *errors)
         for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             # A future keeps its callbacks when it is done; the list lets go of the results.
             self.driver.expect(task).add_done_callback(partial(self._arrived, [results], index, clients[index].cid, answer))
         return results
 
-    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task]) -> Results[R]:
-        """An empty sequence of results, which waits for stragglers no longer than the grace time."""
+    @staticmethod
+    def _leave_out(results: Results[R], one: Unfolded, kind: Kind) -> None:
+        """Who was not folded before the driver was restarted is not folded now."""
+        if one.bytes is not None and one.seconds is not None:
+            results.measures[one.index] = Measure(one.bytes, one.seconds)
+        results.fail(one.index, failure_again(results.client(one.index).cid, kind, one.reason, one.message))
+
+    def _results(self, kind: Kind, clients: Sequence[NodeProxy], tasks: Sequence[Task], closed: bool) -> Results[R]:
+        """An empty sequence of results, which waits for stragglers no longer than the grace time.
+
+        A phase that was closed before has no such limit: its results are at the server.
+        """
         quorum, grace_s = min(self._config.quorum(len(clients)), len(clients)), self._config.grace_s
         itself: list[weakref.ref[Results[R]]] = []
 
@@ -267,8 +293,9 @@ class DriverExchange:
             clients,
             partial(_log_completed, kind, self._round),
             partial(_log_failed, kind, self._round),
-            None if grace_s is None else quorum,
+            None if closed or grace_s is None else quorum,
             reached,
+            (lambda failed, measures: None) if closed else partial(self._sent.close, self._round, kind),
         )
         itself.append(weakref.ref(results))
         return results
@@ -292,21 +319,25 @@ class DriverExchange:
         return self.driver.task(client.node, kind_of(ins), round=self._round, config=ins.config, parameters=parameters)
 
     def _expire_later(
-        self, seconds: float, expiring: weakref.ref[Results[R]], tasks: Sequence[Task], error: Callable[[str], TaskFailed]
+        self,
+        seconds: float,
+        expiring: weakref.ref[Results[R]],
+        tasks: Sequence[Task],
+        error: Callable[[str], TaskFailed],
+        on_its_way: Callable[[str], TaskFailed] | None = None,
     ) -> None:
         """After some seconds, whoever has not answered is late. The timer outlives the round; it does not keep its results."""
 
         def expire() -> None:
             results = expiring()
             if results is not None:
-                indices = results.expire(lambda client: error(client.cid))
+                fetching = None if on_its_way is None else lambda client: on_its_way(client.cid)
+                indices = results.expire(lambda client: error(client.cid), fetching)
                 self.driver.cancel([tasks[index] for index in indices], TIME_IS_UP)
 
         self.driver.call_later(seconds, expire)
 
-    def _arrived(
-        self, holder: list[Results[R]], index: int, node: str, answer: Callable[[Reply], R], future: Future[TaskResult]
-    ) -> None:
+    def _arrived(self, holder: list[Results[R]], index: int, node: str, answer: Answer[R], future: Future[TaskResult]) -> None:
         """A task's future is done: runs on the connection's thread, which must not wait for a download."""
         results = holder.pop()
         error = future.exception(0)
@@ -324,18 +355,19 @@ class DriverExchange:
         if result.reply.outcome is not Outcome.OK:
             results.fail(index, failure_of(node, result.kind, result.reply))
         elif isinstance(result.reply.parameters, Blob):
-            self._pool.submit(lambda: _finish(results, index, answer, result.reply))
+            self._pool.submit(lambda: self._finish(results, index, answer, result.reply))
         else:
-            _finish(results, index, answer, result.reply)
+            self._finish(results, index, answer, result.reply)
 
-
-def _finish(results: Results[R], index: int, answer: Callable[[Reply], R], reply: Reply) -> None:
-    try:
-        results.put(index, answer(reply))
-    except BadUpdate as error:
-        results.fail(index, error.with_traceback(None))  # a traceback would keep the update's arrays alive
-    except Exception as error:  # noqa: BLE001 (raised where the strategy waits: it is not the client's fault)
-        results.abort(error)
+    def _finish(self, results: Results[R], index: int, answer: Answer[R], reply: Reply) -> None:
+        if results.complete.is_set():
+            return  # its time was up before its turn came
+        try:
+            results.put(index, answer(reply, partial(self.driver.download, given_up=results.complete)))
+        except (BadUpdate, TaskFailed) as error:
+            results.fail(index, error.with_traceback(None))  # a traceback would keep the update's arrays alive
+        except Exception as error:  # noqa: BLE001 (raised where the strategy waits: it is not the client's fault)
+            results.abort(error)
 
 
 def _node_proxy(client: ClientProxy) -> NodeProxy:

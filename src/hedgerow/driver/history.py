@@ -18,7 +18,8 @@ class NodeFailure:
     Attributes:
         kind: What it was asked: "fit" or "evaluate".
         node: The client's name.
-        reason: Why, in one word: the word of an :class:`~hedgerow.records.Outcome`, "bad_update" or "late".
+        reason: Why, in one word: the word of an :class:`~hedgerow.records.Outcome`, "bad_update", "late", or
+            "lost_bytes" (the server had the answer and has lost its parameters).
         message: Why, for people.
     """
 

@@ -1,27 +1,34 @@
-"""What was asked in the round that is not over: the batches of instructions, noted on disk before they are sent.
+"""What was asked in the round that is not over, noted on disk before it is sent, and who was left out when a phase was closed.
 
 A driver that takes a run up again asks the same nodes the same things: it does not configure again what may have been sent. Tasks
-have ids that follow from the run, so that sending them once more changes nothing.
+have ids that follow from the run, so that sending them once more changes nothing. And it folds what was folded before: who was
+late stays late, although the answer may be at the server by now.
 
-Owned here: one file for each batch (``round-000003-fit.json``). Parameters are not kept: those that are the run's current ones
-are in the checkpoint, or come out of the fold again; others are fetched from the server.
+Owned here: one file for each batch (``round-000003-fit.json``) and one more when it is closed (``round-000003-fit-closed.json``).
+Parameters are not kept: those that are the run's current ones are in the checkpoint, or come out of the fold again; others are
+fetched from the server.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from hedgerow.driver.durable import Json, read_sealed, write_sealed
 from hedgerow.driver.state_codec import Encoder, decode
-from hedgerow.errors import ConfigError
+from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Config, Parameters, Payload
 
 FORMAT = 1
+T = TypeVar("T")
+_CLOSED = "-closed"
+_NAME = re.compile(r"round-(\d{6,})-(fit|evaluate)(-closed)?\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +72,36 @@ class Batch:
     manager: dict[str, int] = field(default_factory=dict)
 
 
-class Journal:
-    """The batches of one run's folder."""
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """A client that was asked and gave nothing that was folded.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        index: Its place among those that were asked.
+        reason: Why, in one word.
+        message: Why, for people.
+        bytes: Size of the parameters that it gave; None where it gave none.
+        seconds: What it took at the client; None where that is not known.
+    """
+
+    index: int
+    reason: str
+    message: str
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+class Journal:
+    """The batches of one run's folder.
+
+    Args:
+        path: The folder of the journal's own.
+        run_id: The run; a file of another one is refused.
+    """
+
+    def __init__(self, path: Path, run_id: str = "") -> None:
         self.path = path
+        self._run_id = run_id
 
     def write(self, batch: Batch) -> None:
         """Note a batch that is about to be sent.
@@ -80,6 +112,7 @@ class Journal:
         encoder = Encoder()
         content = {
             "format": FORMAT,
+            "run_id": self._run_id,
             "asked": [[one.node_id, one.name, one.ins] for one in batch.asked],
             "instructions": [
                 {
@@ -100,27 +133,44 @@ class Journal:
 
         Raises:
             CorruptData: It is damaged.
-            ConfigError: Another version wrote it.
+            ConfigError: Another run's driver or another version wrote it.
         """
-        path = self._file(round, kind)
-        try:
-            content = read_sealed(path)
-        except FileNotFoundError:
-            return None
-        if content["format"] != FORMAT:
-            raise ConfigError(f"{path} has the format {content['format']}, this program reads {FORMAT}.")
-        return Batch(
-            round,
-            kind,
-            [Asked(*one) for one in content["asked"]],
-            [
-                SentIns(decode(ins["config"], Parameters({})), _payload_from_json(ins["payload"]), ins["current"])
-                for ins in content["instructions"]
-            ],
-            content["not_asked"],
-            [(node_id, kind, count) for node_id, kind, count in content["sequences"]],
-            content["manager"],
-        )
+        return self._read(self._file(round, kind), lambda content: _batch_from_json(round, kind, content))
+
+    def close(self, round: int, kind: str, unfolded: Sequence[Unfolded]) -> None:
+        """Note that a phase has all answers that it will have, and who is not among those that are folded."""
+        rows = [[one.index, one.reason, one.message, one.bytes, one.seconds] for one in unfolded]
+        write_sealed(self._file(round, kind + _CLOSED), {"format": FORMAT, "run_id": self._run_id, "unfolded": rows})
+
+    def closed(self, round: int, kind: str) -> list[Unfolded] | None:
+        """Who was asked in a phase and left out of the fold, or None if the phase was not closed.
+
+        Raises:
+            CorruptData: The note is damaged.
+            ConfigError: Another run's driver or another version wrote it.
+        """
+        path = self._file(round, kind + _CLOSED)
+        return self._read(path, lambda content: [Unfolded(*row) for row in content["unfolded"]])
+
+    def check(self) -> None:
+        """See whether all of it can be read.
+
+        Raises:
+            CorruptData: A file is damaged.
+            ConfigError: A file is another run's or somebody else's, or another version wrote it.
+        """
+        for path in sorted(self.path.iterdir()):
+            found = _NAME.fullmatch(path.name)
+            if found is None:
+                raise ConfigError(f"{path} is no file of a run's journal. Put it elsewhere: this folder is the driver's own.")
+            read = self.closed if found[3] else self.read
+            read(int(found[1]), found[2])
+
+    def payloads(self) -> list[Payload]:
+        """What all instructions that are noted name."""
+        names = [found for path in self.path.iterdir() if (found := _NAME.fullmatch(path.name)) and not found[3]]
+        batches = [self.read(int(found[1]), found[2]) for found in names]
+        return [ins.payload for batch in batches if batch is not None for ins in batch.instructions]
 
     def forget(self, round: int) -> None:
         """This round and all before it are over."""
@@ -129,8 +179,39 @@ class Journal:
             if path.name < last:
                 path.unlink(missing_ok=True)
 
+    def _read(self, path: Path, make: Callable[[Json], T]) -> T | None:
+        try:
+            content = read_sealed(path)
+        except FileNotFoundError:
+            return None
+        try:
+            if content["format"] == FORMAT and content["run_id"] == self._run_id:
+                return make(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"{path} is no file of a run's journal: {type(error).__name__}: {error}.") from error
+        if content["format"] == FORMAT:
+            raise ConfigError(f"{path} belongs to the run {content['run_id']}, not to {self._run_id}. Use the run's own folder.")
+        raise ConfigError(
+            f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
+        )
+
     def _file(self, round: int, kind: str) -> Path:
         return self.path / f"round-{round:06d}-{kind}.json"
+
+
+def _batch_from_json(round: int, kind: str, content: Json) -> Batch:
+    return Batch(
+        round,
+        kind,
+        [Asked(*one) for one in content["asked"]],
+        [
+            SentIns(decode(ins["config"], Parameters({})), _payload_from_json(ins["payload"]), ins["current"])
+            for ins in content["instructions"]
+        ],
+        content["not_asked"],
+        [(node_id, kind, count) for node_id, kind, count in content["sequences"]],
+        content["manager"],
+    )
 
 
 def _plain(config: Config) -> Config:

@@ -8,13 +8,14 @@
      {"node": "c", "asked": false, "outcome": "excluded", "reason": "not_sampled"}], "evaluate": […]}
 
 Outcomes: ``contributed`` (its result was folded), ``excluded`` (it was not asked, or its result was not used), ``late`` (it did
-not answer in time), ``failed`` (it gave nothing that could be used). The reason is one word.
+not answer in time), ``failed`` (it gave nothing that could be used). The reason is one word. A round in which nobody trained is
+not valid; the reason says whether nobody was selected or too few gave something.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hedgerow.driver.answers import LATE, reason_of
@@ -24,6 +25,7 @@ from hedgerow.records import EvaluateRes, FitRes
 NOT_SAMPLED = "not_sampled"
 NOT_VALID = "round_not_valid"
 NOT_FOLDED = "not_folded"
+NOBODY = "no clients were selected to train"
 MAX_MESSAGE_CHARS = 500
 
 NodeEntry: TypeAlias = dict[str, Any]
@@ -52,10 +54,12 @@ def phase_entries(results: Results[FitRes] | Results[EvaluateRes], unused: str =
         if measure is not None:
             entry |= {"bytes": measure.bytes, "seconds": round(measure.seconds, 3)}
         entries.append(entry)
-    entries += [
-        {"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED} for name in sorted(results.not_asked)
-    ]
-    return entries
+    return entries + not_asked_entries(results.not_asked)
+
+
+def not_asked_entries(names: Iterable[str]) -> list[NodeEntry]:
+    """Nodes that were available and not asked."""
+    return [{"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED} for name in sorted(names)]
 
 
 def manifest_line(server_round: int, reason: str, phases: Mapping[str, Sequence[NodeEntry]]) -> str:

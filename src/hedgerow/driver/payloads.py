@@ -23,7 +23,7 @@ from hedgerow.driver.connection import Connection
 from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import Blob, DataPlane, Parameters, Payload
 from hedgerow.security import https_client
-from hedgerow.waits import Backoff, Limit, pause_thread
+from hedgerow.waits import Backoff, Limit
 from hedgerow.wire import convert, tensors
 from hedgerow.wire.channel import blob_base_url
 from hedgerow.wire.proto import records_pb2
@@ -82,14 +82,18 @@ class Payloads:
                     self._known[parameters] = payload
         return payload
 
-    def download(self, payload: Payload) -> Parameters:
+    def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
         """The parameters of a result: read-only views of the bytes, or of a memory-mapped file.
+
+        Args:
+            payload: What the result names.
+            given_up: Set when nobody wants them any longer: the transfer is not tried again then.
 
         Raises:
             CorruptData: The bytes are no parameters.
             HedgerowError: The server refused, or was away for longer than ``reconnect_s``.
         """
-        parameters = self._fetch(payload) if isinstance(payload, Blob) else tensors.view(payload)
+        parameters = self._fetch(payload, given_up or threading.Event()) if isinstance(payload, Blob) else tensors.view(payload)
         with self._lock:
             self._known[parameters] = payload  # the server has it: handing it on to a client needs no upload
         return parameters
@@ -127,22 +131,22 @@ class Payloads:
             tensors.write(parameters, file)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:
-            blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload")
+            blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload", threading.Event())
         finally:
             path.unlink(missing_ok=True)
         log.debug("Uploaded parameters of %d bytes", blob.size, extra={"action": "parameters_uploaded", "digest": blob.digest})
         return blob
 
-    def _fetch(self, blob: Blob) -> Parameters:
+    def _fetch(self, blob: Blob, given_up: threading.Event) -> Parameters:
         request = records_pb2.ResolveBlobRequest(digest=blob.digest, run_id=self._run_id)
         path = self._new_path()
-        self._persist(lambda peer: peer.download(blob.size, path, lambda: self._grant_download(request)), "download")
+        self._persist(lambda peer: peer.download(blob.size, path, lambda: self._grant_download(request)), "download", given_up)
         try:
             return tensors.map_file(path)
         finally:
             path.unlink(missing_ok=True)  # the mapping keeps the data until nobody uses it any longer
 
-    def _persist(self, transfer: Callable[[BlobPeer], T], what: str) -> T:
+    def _persist(self, transfer: Callable[[BlobPeer], T], what: str, given_up: threading.Event) -> T:
         """Transfer, and go on with it when the server comes back."""
         backoff = Backoff()
         started = time.monotonic()
@@ -157,10 +161,11 @@ class Payloads:
                 # NotFound from a port that another server has now: until the stream is open again, the address may be old.
                 moved = self._peer is not peer
                 stuck = isinstance(error, NotFound) and not moved
-                if self._closed or stuck or (self._reconnect.seconds is not None and away_s > self._reconnect.seconds):
+                over = self._closed or given_up.is_set()
+                if over or stuck or (self._reconnect.seconds is not None and away_s > self._reconnect.seconds):
                     raise
                 log.warning("The %s does not get on; trying again: %s", what, error)
-            pause_thread(backoff.next(), "before the transfer goes on")
+            given_up.wait(backoff.next())
 
     def _grant_upload(self, request: records_pb2.StartUploadRequest) -> Grant:
         reply = self._connection.call_blocking("StartUpload", request, ASK)

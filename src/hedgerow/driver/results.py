@@ -7,9 +7,9 @@ whoever calls :meth:`Results.put` and :meth:`Results.fail`. Each instruction get
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, overload
+from typing import Generic, TypeAlias, TypeVar, overload
 
 from hedgerow.strategy.clients import ClientProxy
 from hedgerow.waits import Limit, wait_condition
@@ -35,6 +35,14 @@ class Failed:
     error: Exception
 
 
+Late: TypeAlias = Callable[[ClientProxy], Exception]
+"""The failure of a client that a deadline has caught."""
+
+
+Closed: TypeAlias = Callable[[Mapping[int, Failed], Mapping[int, Measure]], None]
+"""Told who failed and what answers took, by the instruction's index."""
+
+
 class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
     """The successful answers as ``(client, answer)``, in the order of the instructions.
 
@@ -47,10 +55,13 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         failed: Called for each failure when it happens.
         enough: After so many results ``reached`` is called; None for never.
         reached: Called once, for a grace time to begin.
+        closed: Called once, when the last answer is here, by whoever reads, before the reader sees the end. It may take its time;
+            when it raises, the reader gets that, and the next reader calls it again.
 
     Attributes:
         not_asked: Names of clients that were available and not asked.
         measures: What answers took, by the instruction's index, as far as that is known.
+        complete: Set when no answer is wanted any longer.
     """
 
     def __init__(
@@ -60,9 +71,11 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         failed: Callable[[ClientProxy, Exception], None] = lambda client, error: None,
         enough: int | None = None,
         reached: Callable[[], None] = lambda: None,
+        closed: Closed = lambda failed, measures: None,
     ) -> None:
         self.not_asked: list[str] = []
         self.measures: dict[int, Measure] = {}
+        self.complete = threading.Event()
         self._clients = list(clients)
         self._answers: list[R | Failed | None] = [None] * len(self._clients)
         self._arrived = [False] * len(self._clients)
@@ -72,9 +85,12 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         self._failed = failed
         self._enough = enough
         self._reached = reached
+        self._closed: Closed | None = closed
+        self._closing = threading.Lock()
         # Reentrant: what is called back under the lock may look at the sequence.
         self._condition = threading.Condition(threading.RLock())
         if not self._clients:
+            self.complete.set()
             completed(0, 0)
 
     # --- the side that fills -----------------------------------------------------------------------------------------------
@@ -88,24 +104,39 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
         return self._settle(index, Failed(self._clients[index], error))
 
     def arrived(self, index: int) -> bool:
-        """Note that an answer is on its way: a deadline does not make it late any more. False if it comes too late."""
+        """Note that an answer is at the server and on its way here. False if it comes too late."""
         with self._condition:
             self._arrived[index] = True
             return self._answers[index] is None
 
-    def expire(self, late: Callable[[ClientProxy], Exception]) -> list[int]:
-        """The deadline is reached: instructions without an answer fail with ``late(client)``. Returns their indices."""
+    def client(self, index: int) -> ClientProxy:
+        """Who got the instruction."""
+        return self._clients[index]
+
+    def is_open(self, index: int) -> bool:
+        """Whether the instruction has no answer yet."""
         with self._condition:
-            indices = [i for i, answer in enumerate(self._answers) if answer is None and not self._arrived[i]]
+            return self._answers[index] is None
+
+    def expire(self, late: Late, unfetched: Late | None = None) -> list[int]:
+        """A deadline is reached: instructions without an answer fail with ``late(client)``. Returns their indices.
+
+        Those whose answer is on its way fail with ``unfetched(client)``; without that they are waited for.
+        """
+        with self._condition:
+            indices = [index for index, answer in enumerate(self._answers) if answer is None]
             for index in indices:
-                self.fail(index, late(self._clients[index]))
-            return indices
+                error = unfetched if self._arrived[index] else late
+                if error is not None:
+                    self.fail(index, error(self._clients[index]))
+            return [index for index in indices if not self._arrived[index]]
 
     def abort(self, error: BaseException) -> None:
         """Nothing more will come: everybody who waits for an answer gets this error."""
         with self._condition:
             if self._open and self._error is None:
                 self._error = error
+                self.complete.set()
                 self._condition.notify_all()
 
     def _settle(self, index: int, answer: R | Failed) -> bool:
@@ -117,6 +148,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
             if isinstance(answer, Failed):
                 self._failed(answer.client, answer.error)
             if not self._open:
+                self.complete.set()
                 failures = len(self._failures_now())
                 self._completed(len(self._clients) - failures, failures)
             elif self._enough is not None and not isinstance(answer, Failed):
@@ -139,6 +171,10 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
             wait_condition(self._condition, lambda: not self._open or self._error is not None, ANSWERS, what)
             if self._open and self._error is not None:
                 raise self._error
+        with self._closing:
+            if self._closed is not None:
+                self._closed({i: a for i, a in enumerate(self._answers) if isinstance(a, Failed)}, self.measures)
+                self._closed = None
 
     def __iter__(self) -> Iterator[tuple[ClientProxy, R]]:
         for index, client in enumerate(self._clients):
@@ -146,6 +182,7 @@ class Results(Sequence[tuple[ClientProxy, R]], Generic[R]):
             if not isinstance(answer, Failed):
                 yield client, answer
             del answer
+        self.until_complete()
 
     def _answer(self, index: int) -> R | Failed:
         with self._condition:

@@ -55,7 +55,7 @@ class RunFolder:
     def __init__(self, path: Path, lock: filelock.FileLock, record: RunRecord) -> None:
         self.path = path
         self.record = record
-        self.journal = Journal(path / "tasks")
+        self.journal = Journal(path / "tasks", record.run_id)
         self._checkpoints = path / "checkpoints"
         self._manifest = path / "manifest.jsonl"
         self._lock = lock
@@ -93,7 +93,7 @@ class RunFolder:
         """Open the folder of a run that is to go on.
 
         Raises:
-            ConfigError: It holds no run, or another driver works in it.
+            ConfigError: It holds no run, another driver works in it, or something else lies in the journal.
             CorruptData: It is damaged.
         """
         path = path.absolute()
@@ -109,6 +109,7 @@ class RunFolder:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             for left in path.glob(".run.json.*"):
                 left.unlink()
+            folder.journal.check()
         except BaseException:
             lock.release()
             raise
@@ -132,6 +133,8 @@ class RunFolder:
             ConfigError: The checkpoint is another run's.
         """
         checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
+        if checkpoint is not None:
+            self.journal.forget(checkpoint.round)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
         if self._manifest.exists() or size:
             found = self._manifest.stat().st_size if self._manifest.exists() else 0

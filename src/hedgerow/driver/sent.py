@@ -1,19 +1,22 @@
 """What an earlier process of the same run has sent in the round that is not over, as instructions again.
 
-Owned here: noting each batch in the run's journal before it is sent, and making the same instructions from it. Without a journal
-nothing is noted, and nothing was sent.
+Owned here: noting each batch in the run's journal before it is sent, and who was left out of the fold when it was closed; making
+the same instructions from that. Without a journal nothing is noted, and nothing was sent.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import blake3
 
+from hedgerow.driver.answers import reason_of
 from hedgerow.driver.driver import Driver
-from hedgerow.driver.journal import Asked, Batch, Journal, SentIns
+from hedgerow.driver.journal import Asked, Batch, Journal, SentIns, Unfolded
+from hedgerow.driver.results import Failed, Measure
+from hedgerow.errors import ConfigError
 from hedgerow.records import Blob, Config, EvaluateIns, FitIns, Kind, Node, NodeState, Parameters, Payload
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.wire import tensors
@@ -23,11 +26,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A batch that was sent before: ``instructions[i]`` goes to each node of ``nodes`` that is paired with ``i``."""
+    """A batch that was sent before: ``instructions[i]`` goes to each node of ``nodes`` that is paired with ``i``.
+
+    ``closed`` says who was left out of the fold; None where it had not come that far.
+    """
 
     nodes: list[tuple[Node, int]]
     instructions: list[tuple[Parameters, Config]]
     not_asked: list[str]
+    closed: list[Unfolded] | None
 
 
 class SentBatches:
@@ -55,10 +62,11 @@ class SentBatches:
 
         Raises:
             CorruptData: The journal is damaged.
+            ConfigError: These are not the parameters that were sent.
         """
         self._current = parameters
         batch = None if self._journal is None else self._journal.read(round, kind)
-        if batch is None:
+        if self._journal is None or batch is None:
             return None
         log.info("%s_round %s: taking up what %s clients were asked before", kind, round, len(batch.asked))
         self._driver.continue_round(round, batch.sequences)
@@ -66,7 +74,7 @@ class SentBatches:
             self._manager.load_state_dict(batch.manager)
         nodes = [(Node(one.node_id, one.name, NodeState.AWAY, 0, 0.0), one.ins) for one in batch.asked]
         instructions = [(self._parameters(batch, ins), ins.config) for ins in batch.instructions]
-        return Again(nodes, instructions, list(batch.not_asked))
+        return Again(nodes, instructions, list(batch.not_asked), self._journal.closed(round, kind))
 
     def note(
         self,
@@ -93,17 +101,32 @@ class SentBatches:
         self._journal.write(Batch(round, kind, asked, sent, not_asked, sequences, manager))
         return not_asked
 
+    def payloads(self) -> list[Payload]:
+        """What the instructions name that are noted: an earlier process of the run may have sent them in the round to come."""
+        return [] if self._journal is None else self._journal.payloads()
+
+    def close(self, round: int, kind: str, failed: Mapping[int, Failed], measures: Mapping[int, Measure]) -> None:
+        """Note who is left out of the fold of a phase that has all answers that it will have."""
+        if self._journal is None:
+            return
+        unfolded = []
+        for index, one in failed.items():
+            measure = measures.get(index)
+            took = (None, None) if measure is None else (measure.bytes, measure.seconds)
+            unfolded.append(Unfolded(index, reason_of(one.error), str(one.error), *took))
+        self._journal.close(round, kind, unfolded)
+
     def _parameters(self, batch: Batch, ins: SentIns) -> Parameters:
         """The instruction's parameters; the driver knows how they are called at the server."""
         if not ins.current:
             return self._driver.download(ins.payload)
         assert self._current is not None
         if not _same(self._current, ins.payload):
-            log.warning(
-                "%s_round %s: the parameters differ from those that were sent before the driver was restarted. "
-                "A strategy that folds the same results into other parameters cannot be resumed exactly.",
-                batch.kind,
-                batch.round,
+            raise ConfigError(
+                f"{batch.kind}_round {batch.round}: the parameters are not those that were sent before the driver was restarted. "
+                "Resume the run with the code and the arguments that it was started with. If the strategy folds the same results "
+                "into other parameters each time (its random numbers do not follow from the round), or the server has lost a "
+                "result that was folded, the run cannot go on from here: stop it and start another one."
             )
         self._driver.adopt(self._current, ins.payload)
         return self._current

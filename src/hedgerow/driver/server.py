@@ -17,7 +17,7 @@ from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.exchange import Exchange
 from hedgerow.driver.history import History, NodeFailure
-from hedgerow.driver.manifest import NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, phase_entries
+from hedgerow.driver.manifest import NOBODY, NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, not_asked_entries, phase_entries
 from hedgerow.driver.results import Failed, Results
 from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
@@ -57,6 +57,7 @@ class Server:
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
+        self._nobody = ""
 
     def configure(self, config: ServerConfig) -> None:
         """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
@@ -145,7 +146,7 @@ class Server:
 
     def _finish_round(self, server_round: int) -> None:
         """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
-        reason = self.history.invalid_rounds.get(server_round, "")
+        reason = self.history.invalid_rounds.get(server_round, self._nobody)
         manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
         if self._record is not None:
             name, state = type(self.strategy).__name__, self.strategy.state_dict()
@@ -183,6 +184,8 @@ class Server:
             self.strategy.resume_fit(server_round, self.parameters, instructions)
         if not instructions:
             log.info("fit_round %s: no clients selected, cancel", server_round)
+            self._nobody = NOBODY
+            self._phases[str(Kind.FIT)] = not_asked_entries(self._client_manager.all())
             return None
         self._log_sampled("fit", server_round, instructions)
         specs: dict[int, UpdateSpec] = {}
@@ -221,7 +224,7 @@ class Server:
         loss, metrics = self.strategy.aggregate_evaluate(server_round, results, results.failures)
         if not self._settled(Kind.EVALUATE, server_round, results):
             log.warning("evaluate_round %s: no client gave a result", server_round)
-        self._phases[str(Kind.EVALUATE)] = phase_entries(results)
+        self._phases[str(Kind.EVALUATE)] = phase_entries(results, NOT_FOLDED if loss is None else "")
         return loss, metrics, (results, results.failures)
 
     def _log_sampled(self, phase: str, server_round: int, instructions: Sequence[tuple[ClientProxy, object]]) -> None:
@@ -251,6 +254,7 @@ class Server:
 
     def _start_round(self, server_round: int) -> None:
         self._phases = {str(Kind.FIT): [], str(Kind.EVALUATE): []}
+        self._nobody = ""
         self.exchange.start_round(server_round)
         self._client_manager.start_round(server_round, self.exchange.run_seed)
 

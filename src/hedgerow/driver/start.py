@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hedgerow import logs
@@ -16,7 +19,7 @@ from hedgerow.driver.exchange import DriverExchange, NodeProxy
 from hedgerow.driver.history import History
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.driver.server import Server
-from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition
+from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition, RunEnded
 from hedgerow.security import Identity, Role, read_pem
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
@@ -40,7 +43,13 @@ def start_driver(
 ) -> History:
     """Run one job over the clients that are connected to a server, and return what it gave.
 
-    Blocks until the run is over. Works from any thread, also under a running asyncio loop.
+    Blocks until the run is over. Works from any thread, also under a running asyncio loop. In the main thread SIGTERM does what
+    Ctrl-C does, unless the program handles it itself.
+
+    A run without a folder ends when this raises: it is FAILED then, or STOPPED after Ctrl-C. A run with a folder stays open: the
+    server shows it as interrupted, and ``resume`` goes on with it when the cause is mended (a full disk, clients that did not
+    come, an error in the strategy). ``hedgerow stop RUN`` ends it for good; so does the server when nobody has come back for a
+    week.
 
     Args:
         server_address: ``host:port`` of the server's Driver API.
@@ -53,16 +62,16 @@ def start_driver(
         limits: How long to wait for what.
         checkpoint_dir: The run's folder: after each round, all that the next ones depend on is kept there. Made where it is
             missing.
-        resume: The folder of a run whose driver died. The run goes on in the round in which it was: who was asked is not asked
-            again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments as the
-            first time.
+        resume: The folder of a run whose driver died or gave up. The run goes on in the round in which it was: who was asked is
+            not asked again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments
+            as the first time.
 
     Raises:
         ConfigError: An argument is wrong, or the folder to resume from is another run's.
         CorruptData: The folder to resume from is damaged.
         WaitTimeout: The server or the clients did not come in time.
         RunEnded: The run was ended by somebody else.
-        Exception: Whatever the strategy raises; the run is FAILED then.
+        Exception: Whatever the strategy raises.
     """
     logs.show()
     limits = limits or DriverLimits()
@@ -78,7 +87,8 @@ def start_driver(
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
     folder = _open_folder(checkpoint_dir, resume, run_name, config)
     try:
-        return _Run(server, config, folder, resume is not None).carry_out(server_address, root_certificates, run_name, limits)
+        with _sigterm_as_ctrl_c():
+            return _Run(server, config, folder, resume is not None).carry_out(server_address, root_certificates, run_name, limits)
     finally:
         if folder is not None:
             folder.close()
@@ -101,6 +111,47 @@ def _open_folder(
         folder.close()
         raise ConfigError(f"The run in {resume} has the seed {seed}, not {config.seed}. Give that one, or none.")
     return folder
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Nobody handles SIGTERM: let it unwind the program, so that the server is told."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminated(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _ending(driver: Driver, folder: RunFolder | None) -> Iterator[None]:
+    """End the run with what it is wrapped around; a run that has a folder only if that went well."""
+    if folder is None:
+        with driver:
+            yield
+        return
+    try:
+        yield
+        driver.end_with(None)
+    except BaseException as error:
+        if not isinstance(error, RunEnded):
+            log.warning(
+                "The run %s is not over. Go on with it: start_driver(resume=%r). End it for good: hedgerow stop %s",
+                driver.run_id,
+                str(folder.path),
+                driver.run_id,
+                extra={"action": "run_left_open", "run": driver.run_id},
+            )
+        raise
+    finally:
+        driver.close()
 
 
 class _Run:
@@ -129,7 +180,7 @@ class _Run:
         except BaseException:
             driver.close()  # not ended: the run is not this folder's to end
             raise
-        with driver:
+        with _ending(driver, self._folder):
             history = self._rounds(driver)
         _log_history(history)
         return history

@@ -43,7 +43,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def aggregate_fit(self, server_round: int, results: FitResults, failures: Failures) -> tuple[Parameters | None, Metrics]:
-        """Fold the updates into new parameters (None: keep the old ones), and metrics of the training."""
+        """Fold the updates into new parameters (None: keep the old ones), and metrics of the training.
+
+        A run that is taken up folds the same results again, and must get the same parameters: random numbers that are needed here
+        follow from the round, not from the time.
+        """
 
     @abstractmethod
     def configure_evaluate(

@@ -36,6 +36,9 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.keep: dict[int, list[str]] = {}
         self.manifests: dict[int, str] = {}
         self.cancelled: list[str] = []
+        self.too_late: Answer = lambda task: None  # what has come for a task in the moment before it is cancelled
+        self.results_held = False
+        self.no_blob: dict[str, grpc.StatusCode] = {}  # why a blob cannot be had, by digest
         self.cut = 0
         self.server_id = "abc"
         self.acknowledged_rounds = 0
@@ -81,7 +84,10 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         await self._note("CancelTasks", context)
         self.cancelled += request.task_ids
         for task_id in request.task_ids:
-            self.finish(self.tasks[task_id], Reply(Outcome.CANCELLED, request.reason))
+            task = self.tasks[task_id]
+            if any(result.task_id == task_id for result in self.results):
+                continue
+            self.finish(task, self.too_late(task) or Reply(Outcome.CANCELLED, request.reason))
         return driver_pb2.CancelTasksReply(cancelled=len(request.task_ids))
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -96,7 +102,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
                 version, first = max([version, *(n.version for n in nodes)]), False
                 changes = driver_pb2.NodeChanges(nodes=map(convert.node_to_proto, nodes), complete=True)
                 yield driver_pb2.WatchEvent(nodes=changes)
-            results = self.results[cursor:]
+            results = [] if self.results_held else self.results[cursor:]
             cursor += len(results)
             if results:
                 yield driver_pb2.WatchEvent(results=driver_pb2.Results(results=map(convert.result_to_proto, results)))
@@ -110,7 +116,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         raise NotImplementedError
 
     async def ResolveBlob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
+        await context.abort(self.no_blob.get(request.digest, grpc.StatusCode.NOT_FOUND), "no such blob here")
 
     async def AcknowledgeRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("AcknowledgeRound", context)

@@ -111,6 +111,8 @@ STEPS: dict[str, Callable[[], None]] = {
     "after the push": lambda: after(driver.Driver, "push", tasks_are("fit")),
     "while results arrive": lambda: after(Results, "put", lambda *args: now()),
     "in the fold": lambda: before(WeightedMean, "add", second(lambda *args: now())),
+    "before the phase is closed": lambda: before(Journal, "close", lambda *args: now()),
+    "after the phase is closed": lambda: after(Journal, "close", lambda *args: now()),
     "after the fold": lambda: after(FedAvg, "aggregate_fit", lambda *args: now()),
     "while clients evaluate": lambda: after(driver.Driver, "push", tasks_are("evaluate")),
     "before the rename": lambda: before(checkpoint, "rename", checkpoint_of(DEADLY)),

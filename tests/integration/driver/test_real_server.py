@@ -6,6 +6,7 @@ import contextlib
 import gc
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.driver.checkpoint import Checkpoint
+from hedgerow.driver.run_folder import RunFolder
 from hedgerow.errors import NotFound
-from hedgerow.records import Blob, Kind, Parameters, Task
+from hedgerow.records import Blob, FitIns, Kind, Parameters, Task
 from hedgerow.sampling import task_seed
 from hedgerow.strategy import FedAvg
 from hedgerow.wire import tensors
@@ -92,6 +95,96 @@ def test_blobs_of_a_round_are_released_when_it_is_over(tmp_path: Path, transit: 
     with fleet(tmp_path, work, ["a", "b", "c"]) as (service, _):
         train(service.driver_address.text, 4, 5, Counting())
     assert left == [1, 1, 1, 1], "only the current parameters stay"
+
+
+class Personal(FedAvg):
+    """In round 2 each client goes on with its own update."""
+
+    def __init__(self) -> None:
+        super().__init__(fraction_evaluate=0.0)
+        self.updates: dict[str, Parameters] = {}
+
+    def configure_fit(self, server_round: int, *args: Any) -> Any:
+        chosen = super().configure_fit(server_round, *args)
+        return chosen if server_round == 1 else [(client, FitIns(self.updates[client.cid])) for client, _ in chosen]
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+        self.updates = {client.cid: res.parameters for client, res in results}
+        return super().aggregate_fit(server_round, results, failures)
+
+
+def test_what_was_noted_and_not_sent_is_at_the_server_when_the_driver_is_restarted(
+    tmp_path: Path, transit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _Death(Exception):
+        pass
+
+    push = Driver.push
+
+    def dying(driver: Driver, tasks: Any) -> Any:
+        if tasks[0].round == 2:
+            raise _Death
+        return push(driver, tasks)
+
+    options: dict[str, Any] = {"config": ServerConfig(num_rounds=2, seed=5), "limits": LIMITS}
+    with fleet(tmp_path, work, ["a", "b"]) as (service, _):
+        undisturbed = Server(strategy=Personal())
+        start_driver(server_address=service.driver_address.text, server=undisturbed, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(Driver, "push", dying)
+            with pytest.raises(_Death):
+                start_driver(
+                    server_address=service.driver_address.text, strategy=Personal(), checkpoint_dir=tmp_path / "run", **options
+                )
+        gc.collect()
+        resumed = Server(strategy=Personal())
+        history = start_driver(server_address=service.driver_address.text, server=resumed, resume=tmp_path / "run", **options)
+    assert history.failures == {}
+    assert tensors.dumps(resumed.parameters) == tensors.dumps(undisturbed.parameters)
+
+
+class WithoutB(FedAvg):
+    """Does not let b evaluate."""
+
+    def configure_evaluate(self, *args: Any) -> Any:
+        return [(client, ins) for client, ins in super().configure_evaluate(*args) if client.cid != "b"]
+
+
+def test_late_update_that_is_at_the_server_by_now_is_not_folded_when_the_run_is_taken_up(
+    tmp_path: Path, transit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come, evaluated = threading.Event(), set()
+
+    def at_the_client(task: Task, parameters: Parameters) -> tuple[Parameters | None, int, float]:
+        if task.instruction.kind == "evaluate":
+            evaluated.add(tensors.dumps(parameters))
+        elif task.instruction.kind == "fit" and task.node_id == ids["b"]:
+            come.wait(20)
+        return work(task, parameters)
+
+    write = RunFolder.write_checkpoint
+
+    def dying(folder: RunFolder, checkpoint: Checkpoint, cursor: int) -> None:
+        if checkpoint.round == 1:
+            raise RuntimeError("dies")
+        write(folder, checkpoint, cursor)
+
+    with fleet(tmp_path, at_the_client, ["a", "b", "c"]) as (service, _):
+        with Driver(service.driver_address.text, limits=LIMITS) as asking:
+            asking.wait_for_nodes(3)
+            ids = {node.name: node.node_id for node in asking.nodes()}
+        config = ServerConfig(num_rounds=1, seed=5, round_timeout=1.0)
+        second = Server(strategy=WithoutB())
+        options: dict[str, Any] = {"server_address": service.driver_address.text, "config": config, "limits": LIMITS}
+        with monkeypatch.context() as patch:
+            patch.setattr(Driver, "cancel", lambda *args: None)  # it dies before the server hears who is late
+            patch.setattr(RunFolder, "write_checkpoint", dying)
+            with pytest.raises(RuntimeError, match="dies"):
+                start_driver(strategy=WithoutB(), checkpoint_dir=tmp_path / "run", **options)
+        come.set()
+        history = start_driver(server=second, resume=tmp_path / "run", **options)
+    assert [(failure.node, failure.reason) for failure in history.failures[1]] == [("b", "late")]
+    assert evaluated == {tensors.dumps(second.parameters)}
 
 
 def test_run_of_another_server_is_refused_and_leaves_nothing_behind(tmp_path: Path, transit: Path) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
-from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, checkpoint, durable, start_driver
 from hedgerow.driver.answers import TIME_IS_UP
-from hedgerow.errors import ConfigError, NotFound, RunEnded, TaskFailed, WaitTimeout
+from hedgerow.errors import ConfigError, CorruptData, NotFound, RunEnded, TaskFailed, WaitTimeout
 from hedgerow.records import (
+    Blob,
     GetPropertiesIns,
     Kind,
     Node,
@@ -209,6 +213,43 @@ def test_nobody_is_late_before_the_quorum_is_there() -> None:
         assert [failure.node for failure in history.failures[1] if failure.kind == "fit"] == ["c"]
 
 
+def in_a_blob(*node_ids: str) -> Answer:
+    """These clients' updates are blobs, which the server has not got."""
+
+    def answer(task: Task) -> Reply:
+        if task.instruction.kind == "fit" and task.node_id in node_ids:
+            return Reply(Outcome.OK, num_examples=1, parameters=Blob(f"{task.round:064}", 1000), duration_s=0.5)
+        return trained(task)
+
+    return answer
+
+
+def test_update_whose_bytes_the_server_has_lost_is_that_one_failure() -> None:
+    with FakeServer(in_a_blob("node0001"), ["a", "b", "c"]) as fake:
+        history = run(fake)
+        (failure,) = history.failures[1]
+        assert (failure.node, failure.reason) == ("b", "lost_bytes")
+        assert "no such blob here" in failure.message
+        fit = json.loads(fake.api.manifests[1])["fit"]
+        assert [entry["outcome"] for entry in fit] == ["contributed", "failed", "contributed"]
+        assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_update_that_cannot_be_fetched_is_waited_for_no_longer_than_the_round_lasts() -> None:
+    nodes = [f"node{i:04d}" for i in range(5)]  # more than are fetched at once
+
+    with FakeServer(in_a_blob(*nodes), ["a", "b", "c", "d", "e", "f"]) as fake:
+        fake.api.no_blob = {f"{1:064}": grpc.StatusCode.UNAVAILABLE}
+        history = run(fake, rounds=2, round_timeout=0.6, strategy=FedAvg(fraction_evaluate=0.0))
+        assert {(f.node, f.reason, f.message) for f in history.failures[1]} == {
+            (name, "late", "the answer could not be fetched from the server within 0.6 s") for name in "abcde"
+        }
+        assert fake.api.cancelled == [], "there is nothing to cancel"
+        entry = json.loads(fake.api.manifests[1])["fit"][0]
+        assert (entry["outcome"], entry["bytes"], entry["seconds"]) == ("late", 1000, 0.5)
+        assert {f.reason for f in history.failures[2]} == {"lost_bytes"}, "fetching for round 1 does not hold up round 2"
+
+
 def test_manifest_tells_who_was_available_and_not_asked(server: FakeServer) -> None:
     run(server, strategy=FedAvg(fraction_fit=0.7))
     entries = json.loads(server.api.manifests[1])["fit"]
@@ -245,6 +286,32 @@ def test_ctrl_c_stops_the_run() -> None:
         with pytest.raises(KeyboardInterrupt):
             run(fake)
         assert fake.api.ended == (RunState.STOPPED, "stopped by Ctrl-C at the driver")
+
+
+def test_sigterm_stops_the_run_as_ctrl_c_does_and_is_the_programs_own_afterwards() -> None:
+    def answer(task: Task) -> Reply | None:
+        if task.instruction.kind == "fit":
+            signal.raise_signal(signal.SIGTERM)
+            return None
+        return trained(task)
+
+    with FakeServer(answer, ["a", "b"]) as fake:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            run(fake)
+        assert fake.api.ended == (RunState.STOPPED, "stopped by SIGTERM at the driver")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_program_that_handles_sigterm_goes_on_to_do_so(server: FakeServer) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        strategy = Failing()
+        strategy.how = sigterm
+        assert len(run(server, rounds=2, strategy=strategy).losses_distributed) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
 
 
 def test_run_that_an_operator_ends_is_over_for_the_driver() -> None:
@@ -471,6 +538,170 @@ def test_run_is_not_resumed_at_a_server_that_does_not_know_it(server: FakeServer
     with pytest.raises(NotFound, match="has another state now"):
         run(server, rounds=2, resume=tmp_path / "run")
     assert server.api.ended is None
+
+
+class Failing(FedAvg):
+    """Fails in round 2 in the way that it is told."""
+
+    how: Callable[[], object]
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+        if server_round == 2:
+            self.how()
+        return super().aggregate_fit(server_round, results, failures)
+
+
+Failing.__name__ = "FedAvg"
+
+
+def user_error() -> None:
+    raise ZeroDivisionError("user code")
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def sigterm() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def wait_in_vain() -> None:
+    raise WaitTimeout("Waited 10 s (the limit wait_for_clients_s) for 5 clients to be available.")
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [(user_error, ZeroDivisionError), (ctrl_c, KeyboardInterrupt), (sigterm, KeyboardInterrupt), (wait_in_vain, WaitTimeout)],
+)
+def test_run_that_has_a_folder_stays_open_when_its_driver_gives_up_and_can_be_resumed(
+    server: FakeServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: Callable[[], object],
+    error: type[BaseException],
+) -> None:
+    strategy = Failing()
+    strategy.how = how
+    with pytest.raises(error):
+        run(server, rounds=2, strategy=strategy, checkpoint_dir=tmp_path / "run")
+    assert "EndRun" not in server.api.calls
+    (run_id,) = {task.run_id for task in server.api.tasks.values()}
+    assert f"start_driver(resume={str(tmp_path / 'run')!r})" in caplog.text
+    assert f"hedgerow stop {run_id}" in caplog.text
+    asked = len(server.api.tasks)
+    history = run(server, rounds=2, resume=tmp_path / "run")
+    assert [number for number, _ in history.losses_distributed] == [1, 2]
+    assert server.api.ended == (RunState.FINISHED, "")
+    assert [task.instruction.kind for task in list(server.api.tasks.values())[asked:]] == ["evaluate"] * 3, "nobody trains again"
+
+
+def test_run_stays_open_when_the_disk_is_full_at_the_checkpoint(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def full(path: Path, *args: Any) -> Any:
+        written.append(path)
+        if len(written) == 7:  # three files a round: the first of round 2
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return durable.write_new(path, *args)
+
+    monkeypatch.setattr(checkpoint, "write_new", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(server, rounds=2, checkpoint_dir=tmp_path / "run")
+    assert "EndRun" not in server.api.calls
+    asked = len(server.api.tasks)
+    assert len(run(server, rounds=2, resume=tmp_path / "run").losses_distributed) == 2
+    assert len(server.api.tasks) == asked, "all of it was done already"
+    assert server.api.ended == (RunState.FINISHED, "")
+
+
+def test_damaged_journal_is_refused_before_the_server_hears_of_it_and_may_be_mended(server: FakeServer, tmp_path: Path) -> None:
+    with pytest.raises(_Death):
+        run(server, strategy=DyingInTheEvaluation(), checkpoint_dir=tmp_path / "run")
+    server.api.ended = None
+    calls = len(server.api.calls)
+    path = tmp_path / "run" / "tasks" / "round-000001-evaluate.json"
+    content = path.read_text()
+    path.write_text(content.replace("node0001", "node0009"))
+    with pytest.raises(CorruptData, match=r"round-000001-evaluate\.json is damaged"):
+        run(server, resume=tmp_path / "run")
+    assert len(server.api.calls) == calls
+    path.write_text(content)
+    assert run(server, resume=tmp_path / "run").losses_distributed
+
+
+class DyingInTheEvaluation(FedAvg):
+    """Its driver dies when all clients have evaluated in round 1."""
+
+    def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:
+        len(results)
+        raise _Death
+
+
+DyingInTheEvaluation.__name__ = "FedAvg"
+
+
+def two_lives(fake: FakeServer, folder: Path, between: Any = lambda: None, **limits: Any) -> tuple[Any, bytes, list[str]]:
+    """A run of one round whose driver dies before the checkpoint; history, parameters and the models that were sent."""
+    options: dict[str, Any] = {"server_address": fake.address, "config": ServerConfig(1, seed=3, **limits), "limits": QUICK}
+    with pytest.raises(_Death):
+        start_driver(server=Server(strategy=DyingInTheEvaluation()), checkpoint_dir=folder, **options)
+    fake.api.ended = None
+    between()
+    second = Server(strategy=FedAvg())
+    history = start_driver(server=second, resume=folder, **options)
+    sent = {t.instruction.parameters for t in fake.api.tasks.values() if t.instruction.kind == "evaluate"}
+    assert sent == {tensors.dumps(second.parameters)}, "what was evaluated is what came out"
+    return history, tensors.dumps(second.parameters), [f.node for f in history.failures.get(1, [])]
+
+
+def test_who_was_late_stays_late_although_the_result_is_at_the_server_when_the_driver_is_restarted(tmp_path: Path) -> None:
+    def answer(task: Task) -> Reply | None:
+        return None if (task.node_id, task.instruction.kind) == ("node0002", "fit") else trained(task)
+
+    with FakeServer(answer, ["a", "b", "c"]) as fake:
+        fake.api.too_late = trained
+        history, _, failed = two_lives(fake, tmp_path / "run", round_timeout=0.2)
+        assert failed == ["c"]
+        (failure,) = history.failures[1]
+        assert (failure.reason, failure.message) == ("late", "no answer within 0.2 s")
+        fit = json.loads(fake.api.manifests[1])["fit"]
+        assert [entry["outcome"] for entry in fit] == ["contributed", "contributed", "late"]
+        assert [fake.api.tasks[task_id].node_id for task_id in fake.api.cancelled] == ["node0002"] * 2, "told again"
+
+
+def test_what_was_folded_is_folded_again_however_long_it_takes_to_come(server: FakeServer, tmp_path: Path) -> None:
+    def slowly() -> None:
+        def release() -> None:
+            server.api.results_held = False
+            server.api.ring()
+
+        server.api.results_held = True
+        server.do(lambda: server.loop.call_later(0.8, release))
+
+    history, _, failed = two_lives(server, tmp_path / "run", slowly, round_timeout=0.4)
+    assert failed == []
+    assert history.losses_distributed
+
+
+def test_evaluation_of_other_parameters_than_those_that_were_sent_is_refused_and_the_run_stays(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    class Noisy(FedAvg):
+        def aggregate_fit(self, *args: Any) -> Any:
+            parameters, metrics = super().aggregate_fit(*args)
+            assert parameters is not None
+            return Parameters({"w": parameters["w"] + 1}), metrics
+
+    Noisy.__name__ = "FedAvg"
+    with pytest.raises(_Death):
+        run(server, strategy=DyingInTheEvaluation(), checkpoint_dir=tmp_path / "run")
+    server.api.ended = None
+    with pytest.raises(ConfigError, match="evaluate_round 1: the parameters are not those that were sent"):
+        run(server, strategy=Noisy(), resume=tmp_path / "run")
+    assert run(server, strategy=FedAvg(), resume=tmp_path / "run").losses_distributed
 
 
 def test_more_rounds_may_be_asked_for_when_a_run_is_resumed(server: FakeServer, tmp_path: Path) -> None:

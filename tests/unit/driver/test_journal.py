@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hedgerow.driver.journal import Asked, Batch, Journal, SentIns
-from hedgerow.errors import CorruptData
+from hedgerow.driver.durable import write_sealed
+from hedgerow.driver.journal import Asked, Batch, Journal, SentIns, Unfolded
+from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob
 
 BATCH = Batch(
@@ -54,3 +55,42 @@ def test_damaged_batch_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("node0002", "node0009"))
     with pytest.raises(CorruptData, match="is damaged"):
         Journal(tmp_path).read(3, "fit")
+
+
+def test_closing_note_comes_back_and_goes_with_its_round(tmp_path: Path) -> None:
+    journal, unfolded = Journal(tmp_path), [Unfolded(1, "late", "no answer"), Unfolded(2, "bad_update", "nan", 5, 0.5)]
+    journal.write(BATCH)
+    assert journal.closed(3, "fit") is None
+    journal.close(3, "fit", unfolded)
+    assert journal.closed(3, "fit") == unfolded
+    assert journal.read(3, "fit") == BATCH
+    assert journal.closed(3, "evaluate") is None
+    journal.check()
+    journal.forget(3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_payloads_of_all_that_is_noted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(BATCH)
+    journal.close(3, "fit", [])
+    assert journal.payloads() == [Blob("a" * 64, 5), b"inline"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("round-000003-evaluate.json", {"format": 2}, ConfigError),
+        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000002", "asked": []}, ConfigError),
+        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000001"}, CorruptData),
+        ("round-000003-fit-closed.json", {"format": 1, "run_id": "run00000001", "unfolded": [[1]]}, CorruptData),
+        ("notes.txt", {}, ConfigError),
+    ],
+)
+def test_file_that_is_none_of_the_journals_is_found(tmp_path: Path, name: str, content: object, error: type[Exception]) -> None:
+    journal = Journal(tmp_path, "run00000001")
+    journal.write(BATCH)
+    journal.check()
+    write_sealed(tmp_path / name, content)
+    with pytest.raises(error, match=name):
+        journal.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hedgerow.driver.results import Results
+from hedgerow.driver.results import Measure, Results
 from hedgerow.errors import RunEnded, TaskFailed
 from hedgerow.strategy import ClientProxy
 from tests.unit.driver.fakes import FakeClient, waiting
@@ -188,3 +188,45 @@ def test_every_client_is_listed_with_its_answer() -> None:
     r.put(2, 30)
     assert [client.cid for client, _ in r.answers()] == ["a", "b", "c"]
     assert [answer for _, answer in r.answers()][1:] == [20, 30]
+
+
+def test_closing_is_told_once_by_a_reader_and_before_it_sees_the_end() -> None:
+    told: list[object] = []
+    r = results(closed=lambda failed, measures: told.append((sorted(failed), dict(measures))))
+    r.measures[0] = Measure(5, 0.5)
+    r.put(0, 1)
+    r.put(1, 2)
+    r.fail(2, ValueError("no"))
+    assert told == [], "the network's thread has no time for it"
+    iterator = iter(r)
+    assert (next(iterator)[1], next(iterator)[1]) == (1, 2)
+    assert told == []
+    with pytest.raises(StopIteration):
+        next(iterator)
+    assert told == [([2], {0: Measure(5, 0.5)})]
+    assert (len(r), len(r.failures), len(told)) == (2, 1, 1)
+
+
+def test_reader_gets_the_error_of_closing_and_the_next_one_tries_again() -> None:
+    tries = [OSError("the disk is full"), None]
+
+    def close(failed: object, measures: object) -> None:
+        error = tries.pop(0)
+        if error is not None:
+            raise error
+
+    r = results(closed=close)
+    for index in range(3):
+        r.put(index, index)
+    with pytest.raises(OSError, match="full"):
+        len(r)
+    assert len(r) == 3
+
+
+def test_last_deadline_catches_answers_that_are_on_their_way_too() -> None:
+    r = results()
+    r.put(0, 1)
+    assert r.arrived(1)
+    assert r.expire(late, lambda client: TaskFailed("not fetched", node=client.cid)) == [2], "only these are still at work"
+    assert [str(error) for error in r.failures] == ["not fetched", "too late"]
+    assert not r.is_open(1)

@@ -222,6 +222,29 @@ def test_results_that_the_strategy_did_not_fold_are_excluded_in_the_manifest() -
     assert [entry["reason"] for entry in json.loads(exchange.manifests[1])["fit"]] == ["not_folded", "bad_update"]
 
 
+def test_manifest_of_a_round_in_which_nobody_was_selected_says_so() -> None:
+    class OnlyTheFirst(FedAvg):
+        def configure_fit(self, server_round: int, *args: Any) -> Any:
+            return [] if server_round > 1 else super().configure_fit(server_round, *args)
+
+    s, exchange = server(OnlyTheFirst(fraction_evaluate=0.0), good("b"), good("a"))
+    s.fit(2, None)
+    first, second = (json.loads(line) for line in exchange.manifests[1:])
+    assert (first["valid"], first["reason"]) == (True, "")
+    assert (second["valid"], second["reason"]) == (False, "no clients were selected to train")
+    assert second["fit"] == [
+        {"node": name, "asked": False, "outcome": "excluded", "reason": "not_sampled"} for name in ("a", "b")
+    ]
+
+
+def test_manifest_tells_of_an_evaluation_that_was_not_used() -> None:
+    s, exchange = server(FedAvg(accept_failures=False), good("a"), FakeClient("b", fitted(1.0), BadUpdate("no")))
+    history = s.fit(1, None)
+    assert history.losses_distributed == []
+    entries = json.loads(exchange.manifests[1])["evaluate"]
+    assert [(entry["outcome"], entry["reason"]) for entry in entries] == [("excluded", "not_folded"), ("failed", "bad_update")]
+
+
 def test_round_that_was_sent_is_not_configured_again() -> None:
     class Refusing(FedAvgM):
         def configure_fit(self, *args: Any) -> Any:
