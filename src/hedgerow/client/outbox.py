@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ class Outbox:
             entry = None if folder.name.startswith(".") else _read(folder)
             if entry is None:
                 log.warning("Removed a half-written result from the outbox: %s", folder.name, extra={"action": "outbox_repaired"})
-                shutil.rmtree(folder)
+                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
             else:
                 self._keep_state(entry)
                 self._entries[entry.task_id] = entry
@@ -84,8 +87,11 @@ class Outbox:
         """Keep a result. The files of its parameters and of the run's new state are moved, not copied.
 
         Raises:
+            InvalidArgument: An id is malformed, and might name something outside of the outbox.
             OSError: The disk is full or broken; nothing is kept then.
         """
+        check_id("task_id", task_id)
+        check_id("run_id", run_id)
         hidden, folder = self._folder / f".{task_id}", self._folder / task_id
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
@@ -131,7 +137,7 @@ class Outbox:
     def _keep_state(self, entry: Entry) -> None:
         """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
         state = self._folder / entry.task_id / "state"
-        if state.exists():
+        if state.is_file():
             self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
             state.rename(self._state.run_state_path(entry.run_id))
 
@@ -158,17 +164,19 @@ def _read(folder: Path) -> Entry | None:
         parameters = None if size is None else folder / "parameters"
         if hashlib.sha256(body).hexdigest() != stored["reply_sha256"]:
             return None
-        if parameters is not None and parameters.stat().st_size != size:
+        if parameters is not None and not (parameters.is_file() and parameters.stat().st_size == size):
             return None
         return Entry(
-            folder.name,
-            stored["run_id"],
-            stored["label"],
+            check_id("task_id", folder.name),
+            check_id("run_id", stored["run_id"]),
+            str(stored["label"]),
             records_pb2.Reply.FromString(body),
             parameters,
             size or 0,
-            stored["upload_id"],
+            check_id("upload_id", stored["upload_id"]),
             accepted.read_text() if accepted.exists() else "",
         )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError):
         return None

@@ -25,6 +25,7 @@ import platformdirs
 
 from hedgerow.errors import ConfigError
 from hedgerow.security import Identity, Role
+from hedgerow.wire.convert import check_id
 
 STALE_AFTER_S = 90 * 24 * 3600.0
 """Run states and death counts that nothing has touched for so long are removed at start."""
@@ -106,7 +107,7 @@ class StateDir:
     def deaths(self, task_id: str) -> int:
         """How often the worker has died under this task, also in earlier lives of this client."""
         try:
-            return int((self.path / "deaths" / task_id).read_text())
+            return max(0, int((self.path / "deaths" / task_id).read_text()))
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -124,7 +125,9 @@ class StateDir:
         oldest = time.time() - STALE_AFTER_S
         for name in ("runs", "deaths"):
             for file in (self.path / name).iterdir():
-                if file.stat().st_mtime < oldest:
+                if file.is_dir():  # nothing of ours
+                    shutil.rmtree(file)
+                elif file.stat().st_mtime < oldest:
                     file.unlink()
 
 
@@ -139,8 +142,11 @@ def _read_identity(path: Path) -> Identity:
         return identity
     try:
         stored = json.loads(path.read_text())
-        return Identity(Role.CLIENT, str(stored["node_id"]), str(stored["secret"]))
-    except (ValueError, KeyError, TypeError):
+        node_id, secret = check_id("node_id", stored["node_id"]), str(stored["secret"])
+        if not (secret.isascii() and secret.isalnum()):
+            raise ValueError("a secret of other characters than were written")
+        return Identity(Role.CLIENT, node_id, secret)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(
             f"{path} does not hold a node's identity. Restore it, or remove it to become a new node (results that wait in "
             "the outbox are then refused by the server)."
