@@ -32,6 +32,7 @@ from typing import BinaryIO
 from hedgerow import errors
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached
 from hedgerow.records import Blob
+from hedgerow.wire.convert import check_digest
 
 OFFSET_HEADER = "Upload-Offset"
 ERROR_HEADER = "Hedgerow-Error"
@@ -71,7 +72,7 @@ def error_text(error: HedgerowError) -> str:
 def error_from(status: int, text: str) -> HedgerowError:
     """The error that an answer stands for; from the status alone where the text is not ours."""
     name, message = "", ""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         match json.loads(text):
             case {"error": str(name), "message": str(message)}:
                 pass
@@ -186,8 +187,8 @@ class Connection:
             raise CutError(f"the server has {_offset(response)} bytes of {size}, {offset} were there before.")
         try:
             answer = json.loads(text)
-            return Blob(str(answer["digest"]), int(answer["size"]))
-        except (ValueError, KeyError, TypeError):
+            return Blob(check_digest(str(answer["digest"])), int(answer["size"]))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise CutError(f"the answer to the upload is {text[:80]!r}.") from None
 
     def _may_send(self) -> bool:
