@@ -30,7 +30,9 @@ TASK, RUN = "task000000000001", "run0000000000001"
 PATHS = ("../beside/victim", "/../../beside/victim", "/dev/shm/victim", "beside", "../../beside", "a" * 300)
 SEEDS: tuple[fleet_pb2.SessionDown, ...] = (
     *(
-        fleet_pb2.SessionDown(assign=task_to_proto(Task(TASK, RUN, "n" * 16, 1, 0, 7, Instruction(kind, {"rate": 0.5}, parameters))))
+        fleet_pb2.SessionDown(
+            assign=task_to_proto(Task(TASK, RUN, "n" * 16, 1, 0, 7, Instruction(kind, {"rate": 0.5}, parameters)))
+        )
         for kind, parameters in (("fit", b"inline"), ("evaluate", Blob("0" * 64, 10)), ("get_properties", None))
     ),
     fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=TASK, reason="why")),

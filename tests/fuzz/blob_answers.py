@@ -41,7 +41,15 @@ GET = (
     b'HTTP/1.1 403 Forbidden\r\nContent-Length: 52\r\n\r\n{"error": "PermissionDenied", "message": "expired."}',
 )
 SEEDS = {"head": HEAD, "put": PUT, "get": GET}
-HTTP = (b"HTTP/1.1 ", b"HTTP/0.9 200", b"Content-Length: -1\r\n", b"Content-Length: 1e9\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n", b"X: y\r\n" * 120)
+HTTP = (
+    b"HTTP/1.1 ",
+    b"HTTP/0.9 200",
+    b"Content-Length: -1\r\n",
+    b"Content-Length: 1e9\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"\r\n",
+    b"X: y\r\n" * 120,
+)
 ERRORS = tuple(blob_http.error_text(cls("why")) for cls in blob_http.STATUSES)
 
 
@@ -58,8 +66,14 @@ def make(choices: Choices) -> Case:
     """An answer with some bytes changed, or with a body of other JSON."""
     call = choices.of(("head", "put", "get", "text"))
     if call == "text":
-        text = mutated_text(choices, ERRORS) if choices.below(2) else json_text(mutated_json(choices, {"error": "NotFound", "message": "m"}))
-        return Case(call, text.encode("utf-8", "replace"), choices.of((200, 400, 401, 403, 404, 409, 418, 500, 503, 507, 999, -1)))
+        text = (
+            mutated_text(choices, ERRORS)
+            if choices.below(2)
+            else json_text(mutated_json(choices, {"error": "NotFound", "message": "m"}))
+        )
+        return Case(
+            call, text.encode("utf-8", "replace"), choices.of((200, 400, 401, 403, 404, 409, 418, 500, 503, 507, 999, -1))
+        )
     if call == "put" and choices.chance(3):
         body = json_text(mutated_json(choices, {"digest": DIGEST, "size": 100})).encode()
         return Case(call, CONTINUE + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

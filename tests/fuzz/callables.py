@@ -50,16 +50,42 @@ def nothing():
 '''
 STATEMENTS = (
     *(b"raise SystemExit(3)\n", b"raise ValueError('x' * 100)\n", b"import no_such_module\n", b"import fuzzed_site\n"),
-    *(b"def __getattr__(name):\n    raise RuntimeError(name)\n", b"client.name = 5\n", b"1 / 0\n", b"# -*- coding: no-such -*-\n"),
-    *(b"class Odd:\n    @property\n    def x(self):\n        raise KeyError('x')\nodd = Odd()\n", b"\0", b"\xff\xfe", b"\t  \n", b"(" * 200),
-    *(b"Site.name = property(lambda self: 1 / 0)\n", b"async def later(cid):\n    pass\n", b"__spec__ = None\n", b"__name__ = 5\n"),
+    *(
+        b"def __getattr__(name):\n    raise RuntimeError(name)\n",
+        b"client.name = 5\n",
+        b"1 / 0\n",
+        b"# -*- coding: no-such -*-\n",
+    ),
+    *(
+        b"class Odd:\n    @property\n    def x(self):\n        raise KeyError('x')\nodd = Odd()\n",
+        b"\0",
+        b"\xff\xfe",
+        b"\t  \n",
+        b"(" * 200,
+    ),
+    *(
+        b"Site.name = property(lambda self: 1 / 0)\n",
+        b"async def later(cid):\n    pass\n",
+        b"__spec__ = None\n",
+        b"__name__ = 5\n",
+    ),
 )
 SPECS = (
     *("client", "Site", "app", "make", "nothing", "NAME", "NUMBER", "NAME.upper", "NUMBER.real.x", "odd.x", "odd", "later", "no"),
     *("client.fit", "Site.fit", "client.context", "Site.__class__", "client.__dict__", "make.__code__.co_code"),
 )
 WHOLE_SPECS = tuple(f"{MODULE}:{name}" for name in SPECS)
-SPEC_TEXTS = (*TEXTS, ":", "::", ".py:", "fuzzed_site.inner:x", "fuzzed_site.py:client", "..fuzzed_site:client", "class:for", "١:x")
+SPEC_TEXTS = (
+    *TEXTS,
+    ":",
+    "::",
+    ".py:",
+    "fuzzed_site.inner:x",
+    "fuzzed_site.py:client",
+    "..fuzzed_site:client",
+    "class:for",
+    "١:x",
+)
 
 
 class Lying:
@@ -88,10 +114,48 @@ class OddSignature:
 
 
 OBJECTS: tuple[Any, ...] = (
-    *(Client(), NumPyClient(), Client, NumPyClient, ClientApp, Lying(), Raising(), OddSignature(), None, 5, "x", [], {}, print, dict.get),
-    *(lambda: None, lambda: Client(), lambda: 1 / 0, lambda: sys.exit(3), lambda: Raising(), lambda: Lying(), lambda: (lambda: Client())),
-    *(lambda cid: Client(), lambda context: NumPyClient(), lambda cid: 5, lambda cid: Raising(), lambda cid: Lying(), lambda a, b: 5),
-    *(lambda *a, **k: Client(), lambda x=1: Client(), lambda *, context: Client(), ClientApp(lambda context: Client()), type, object()),
+    *(
+        Client(),
+        NumPyClient(),
+        Client,
+        NumPyClient,
+        ClientApp,
+        Lying(),
+        Raising(),
+        OddSignature(),
+        None,
+        5,
+        "x",
+        [],
+        {},
+        print,
+        dict.get,
+    ),
+    *(
+        lambda: None,
+        lambda: Client(),
+        lambda: 1 / 0,
+        lambda: sys.exit(3),
+        lambda: Raising(),
+        lambda: Lying(),
+        lambda: lambda: Client(),
+    ),
+    *(
+        lambda cid: Client(),
+        lambda context: NumPyClient(),
+        lambda cid: 5,
+        lambda cid: Raising(),
+        lambda cid: Lying(),
+        lambda a, b: 5,
+    ),
+    *(
+        lambda *a, **k: Client(),
+        lambda x=1: Client(),
+        lambda *, context: Client(),
+        ClientApp(lambda context: Client()),
+        type,
+        object(),
+    ),
 )
 
 

@@ -78,7 +78,9 @@ class FakeContext:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str]] = ()) -> NoReturn:
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str]] = ()
+    ) -> NoReturn:
         raise Aborted(code, details, trailing_metadata)
 
     async def read(self) -> object:
@@ -108,7 +110,9 @@ def _task(task_id: str, parameters: Blob | bytes | None) -> Task:
 
 
 def _hello(who: Identity, name: str) -> fleet_pb2.SessionUp:
-    return fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK]))
+    return fleet_pb2.SessionUp(
+        hello=fleet_pb2.Hello(node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK])
+    )
 
 
 _REPLY = records_pb2.Reply(

@@ -133,6 +133,4 @@ def _open(folder: Path) -> Iterator[Callable[[Folder], None]]:
     yield check
 
 
-PARSER = Parser(
-    "outbox", ("hedgerow.client.outbox", "hedgerow.client.state_dir", "hedgerow.client.context"), make, _open
-)
+PARSER = Parser("outbox", ("hedgerow.client.outbox", "hedgerow.client.state_dir", "hedgerow.client.context"), make, _open)

@@ -25,14 +25,12 @@ class Folder:
     changed: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"Folder({ {name: self.files.get(name) for name in self.changed} !r})"
+        return f"Folder({ {name: self.files.get(name) for name in self.changed}!r})"
 
 
 def read_files(folder: Path) -> dict[str, bytes | None]:
     """Everything in a folder."""
-    return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))
-    }
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))}
 
 
 def write_files(folder: Path, files: Files) -> None:

@@ -26,7 +26,18 @@ from tests.fuzz.parser import Parser
 SERVER = (
     *("--insecure", "--certificates", "ca.pem", "s.pem", "s.key", "--fleet-api-address", "0.0.0.0:9091", "--driver-api-address"),
     *("[::1]:9092", "--blob-address", "localhost", "--blob-public-url", "https://a.example/blobs", "--state-dir", "state"),
-    *("--database", "sqlite:////x/y.sqlite3", "--node-lost-s", "600", "--max-task-s", "1e3", "--drain-s", "0", "--log-level", "INFO"),
+    *(
+        "--database",
+        "sqlite:////x/y.sqlite3",
+        "--node-lost-s",
+        "600",
+        "--max-task-s",
+        "1e3",
+        "--drain-s",
+        "0",
+        "--log-level",
+        "INFO",
+    ),
 )
 CLIENT = (
     *("--callable", "client:hospital", "--callable-dir", ".", "--insecure", "--root-certificates", "ca.pem", "--server"),
@@ -34,7 +45,17 @@ CLIENT = (
 )
 OPERATOR = ("RUN", "--reason", "why", "--limit", "5", "--server", "a.example:9092", "--insecure", "--json")
 COMMANDS = ("server", "client", "runs", "run", "stop", "nodes")
-ADDRESSES = ("127.0.0.1:9091", "[::1]:9092", "a.example", "0.0.0.0:0", "host:65535", "[fe80::1%eth0]:1", "user@host:1", "//x", "a:b:c")
+ADDRESSES = (
+    "127.0.0.1:9091",
+    "[::1]:9092",
+    "a.example",
+    "0.0.0.0:0",
+    "host:65535",
+    "[fe80::1%eth0]:1",
+    "user@host:1",
+    "//x",
+    "a:b:c",
+)
 PORTS = (":", ":-1", ":65536", ":99999999999", "[", "]", "[[", "@", "//", "?", "#", " ", "\u2100", "%", ":٣", "http://")
 WORDS = tuple(text for text in (*TEXTS, *ADDRESSES, *PORTS) if "\0" not in text)  # an argument of a process holds no zero
 
@@ -95,7 +116,9 @@ def _server(argv: Sequence[str]) -> None:
     assert isinstance(options.database_url, str)
     for address in (options.fleet_address, options.driver_address, options.blob_address, options.web_address):
         _check(address)
-    assert all(value > 0 for value in (options.node_lost_s, options.max_task_s, options.driver_lost_s, options.interrupted_kept_s))
+    assert all(
+        value > 0 for value in (options.node_lost_s, options.max_task_s, options.driver_lost_s, options.interrupted_kept_s)
+    )
     options.data_plane(9093)
 
 

@@ -23,13 +23,27 @@ SEEDS = [
     for values in (
         {},
         {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
-        {"w": np.ones((3, 2), np.float64), "b": np.zeros(0, np.int8), "flag": np.array([True, False]), "é": np.array(1j, np.complex64)},
+        {
+            "w": np.ones((3, 2), np.float64),
+            "b": np.zeros(0, np.int8),
+            "flag": np.array([True, False]),
+            "é": np.array(1j, np.complex64),
+        },
         {"bf": np.ones(4, ml_dtypes.bfloat16), "f8": np.ones(3, ml_dtypes.float8_e4m3fn), "u": np.arange(2, dtype=np.uint64)},
     )
 ]
 _WITH_METADATA = b'{"__metadata__":{"made":"by hand"},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0,3],"data_offsets":[2,2]}}'
 SEEDS.append(len(_WITH_METADATA).to_bytes(8, "little") + _WITH_METADATA + b"\0\1")
-NAMES = (b"BOOL", b"F64", b"BF16", b"F8_E8M0", b'"shape":[', b'"data_offsets":[', b'"__metadata__":{"a":"b"},', b"4611686018427387904")
+NAMES = (
+    b"BOOL",
+    b"F64",
+    b"BF16",
+    b"F8_E8M0",
+    b'"shape":[',
+    b'"data_offsets":[',
+    b'"__metadata__":{"a":"b"},',
+    b"4611686018427387904",
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Parameters
 from hedgerow.security import Identity, Role
 from tests.fuzz.files import Folder, changed_json, changed_sealed, mutated_files, read_files, write_files
-from tests.fuzz.mutation import Choices, mutated_bytes
+from tests.fuzz.mutation import Choices
 from tests.fuzz.parser import Parser
 
 RUN = "run0000000000001"
@@ -40,7 +40,9 @@ def _valid() -> dict[str, bytes | None]:
     history.add_failures(1, [NodeFailure("fit", "b", "late", "no answer")])
     strategy = {"momentum": [np.arange(3.0), np.float32(1.5)], "pair": (1, "x"), "model": Parameters([np.ones(2)]), "none": None}
     with TemporaryDirectory() as name:
-        folder = RunFolder.create(Path(name) / "run", RunRecord(RUN, "a run", 7, Identity(Role.DRIVER, "d" * 16, "s" * 64), "server"))
+        folder = RunFolder.create(
+            Path(name) / "run", RunRecord(RUN, "a run", 7, Identity(Role.DRIVER, "d" * 16, "s" * 64), "server")
+        )
         parameters = Parameters([np.arange(4, dtype=np.float32)])
         folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), '{"round": 1}'), 5)
         asked = [Asked("n" * 16, "a", 0), Asked("m" * 16, "b", 1)]

@@ -48,7 +48,7 @@ def load(spec: str, directory: Path) -> ClientSource:
     if not colon or is_file or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise ConfigError(f"--callable {spec!r} does not have the form module:attribute, for example client:hospital_a.")
     if not _is_folder(directory):
-        raise ConfigError(f"--callable-dir {str(directory):.300} is not a folder.")
+        raise ConfigError(f"--callable-dir {directory!s:.300} is not a folder.")
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     module = _import(module_name, spec, directory)

@@ -21,10 +21,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import ClientError, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 
 from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
@@ -49,6 +50,16 @@ _FINISH_S = 5.0
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
 _START = Limit("blob_port_start_s", 10.0)
+
+
+class _HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs. A stranger who sends what is no HTTP, or hangs up early, must not fill the log with tracebacks."""
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
+        if isinstance(exc_info, HttpProcessingError | ConnectionError):
+            self.debug("No HTTP request: %s: %.200s", type(exc_info).__name__, exc_info)
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **kwargs)
 
 
 class UploadRow(Protocol):
@@ -211,6 +222,7 @@ class BlobPort:
             keepalive_timeout=75.0,
             read_bufsize=_READ_BYTES,
             lingering_time=_LINGER_S,
+            logger=_HttpLog(log),
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._ssl_context, backlog=1024)

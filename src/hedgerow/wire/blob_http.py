@@ -187,8 +187,10 @@ class Connection:
             raise CutError(f"the server has {_offset(response)} bytes of {size}, {offset} were there before.")
         try:
             answer = json.loads(text)
-            return Blob(check_digest(str(answer["digest"])), int(answer["size"]))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            if answer["size"] != size:
+                raise ValueError("another size")
+            return Blob(check_digest(str(answer["digest"])), size)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CutError(f"the answer to the upload is {text[:80]!r}.") from None
 
     def _may_send(self) -> bool:
