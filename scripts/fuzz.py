@@ -122,10 +122,8 @@ def show(row: Row, *, missed: bool) -> None:
     counts = f"{row.cases:,} | {row.seconds:.0f} | {row.slowest_ms:.0f} | {row.growth_mb:.0f} | {len(row.findings)}"
     for number, (module, (covered, known)) in enumerate(row.branches.items()):
         part = f"{100 * covered / known:.0f} % ({covered} of {known})" if known else "no branches"
-        print(
-            f"| {row.parser if number == 0 else ''} | {counts if number == 0 else ' | | | | '} | `{module}` | {part} |",
-            flush=True,
-        )
+        first = f"{row.parser} | {counts}" if number == 0 else " | | | | | "
+        print(f"| {first} | `{module}` | {part} |", flush=True)
         if missed and row.missed[module]:
             print(f"    missed: {', '.join(f'{start}->{end}' for start, end in row.missed[module])}", flush=True)
     for finding in row.findings:

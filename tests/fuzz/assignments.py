@@ -64,7 +64,7 @@ class FakeConnection:
         pass
 
     async def download(self, blob: Blob, target: Path, run_id: str, task_id: str) -> None:
-        target.write_bytes(b"x")
+        await asyncio.to_thread(target.write_bytes, b"x")
         raise CorruptData("The blob is damaged.")
 
 

@@ -6,6 +6,8 @@ than announced, an upload that is done has the right digest, and the blobs that 
 
 from __future__ import annotations
 
+import re
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -37,6 +39,8 @@ DIGEST = blake3.blake3(CONTENT).hexdigest()
 NEW, HALF, DONE = "upload0000000001", "upload0000000002", "upload0000000003"
 NEW_SIZE, HALF_SIZE, HALF_THERE = 300, 1024, 500
 TIMEOUT_S = 20.0
+PATIENCE_MS = 40
+"""For so long the port waits for more of a body, and the sender for more of an answer."""
 ENDS = Limit("request_ends_s", 20.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -192,7 +196,7 @@ class Server:
         (folder / "beside").mkdir()
         (folder / "beside" / "victim").write_bytes(b"x")
         self._folder.file(DONE).write_bytes(CONTENT)
-        limits = BlobPortLimits(transfer_stalled_s=15.0, stop_s=0.2)
+        limits = BlobPortLimits(transfer_stalled_s=PATIENCE_MS / 1000, stop_s=0.2)
         self._port = BlobPort(self._store, self._folder, SIGNER, SystemClock(), Address("127.0.0.1", 0), None, limits)
         self._number = self._port.start()
         self.failures = Failures()
@@ -227,7 +231,8 @@ class Server:
                     peer.sendall(case.data[start : start + length])
                 if case.hangs_up:
                     return b""
-                peer.shutdown(socket.SHUT_WR)
+                answer = _answer(peer)
+                peer.shutdown(socket.SHUT_WR)  # not before: a sender that is gone gets no answer, and what it sent is dropped
                 while piece := peer.recv(64 * 1024):
                     answer += piece
                     assert len(answer) < 1024 * 1024
@@ -252,6 +257,27 @@ class Server:
                 content = self._folder.file(upload_id).read_bytes()
                 assert len(content) == sizes[upload_id]
                 assert blake3.blake3(content).hexdigest() == done.digest
+
+
+def _answer(peer: socket.socket) -> bytes:
+    """The first answer; what came of it when nothing more comes for a moment: the port may be waiting for more of the request."""
+    answer = b""
+    poller = select.poll()
+    poller.register(peer, select.POLLIN)
+    while not _is_whole(answer) and poller.poll(PATIENCE_MS):
+        piece = peer.recv(64 * 1024)
+        if not piece:
+            break
+        answer += piece
+    return answer
+
+
+def _is_whole(answer: bytes) -> bool:
+    while answer.startswith(CONTINUE):
+        answer = answer[len(CONTINUE) :]
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)", head)
+    return bool(end) and (length is None or len(body) >= int(length[1]))
 
 
 @contextmanager

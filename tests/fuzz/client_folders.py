@@ -53,8 +53,10 @@ def _valid() -> dict[str, bytes | None]:
 FILES = _valid()
 NAMES = (
     *(f"outbox/{TASK}/{name}" for name in ("entry.json", "entry.json", "reply", "parameters", "state", "accepted")),
-    *("outbox", f"outbox/{TASK}", f"outbox/{OTHER_TASK}", f"outbox/{OTHER_TASK}/entry.json", "identity.json", "identity.json"),
-    *("runs/run0000000000002.state", f"deaths/{TASK}", "deaths", "runs", "work", "parameters", "parameters/" + "0" * 64, "lock"),
+    *("outbox", f"outbox/{TASK}", f"outbox/{OTHER_TASK}"),
+    *(f"outbox/{OTHER_TASK}/entry.json", "identity.json", "identity.json"),
+    *("runs/run0000000000002.state", f"deaths/{TASK}", "deaths"),
+    *("runs", "work", "parameters", "parameters/" + "0" * 64, "lock"),
 )
 
 

@@ -86,7 +86,8 @@ WORDS = (
         b"?",
         b"#",
     ),
-    *(b"{", b"}", b"[", b"]", b'"', b",", b"{}", b"[]", b"null", b"NaN", b"-Infinity", b"1e999", b"-1", b"99999999999999999999"),
+    *(b"{", b"}", b"[", b"]", b'"', b",", b"{}", b"[]", b"null"),
+    *(b"NaN", b"-Infinity", b"1e999", b"-1", b"99999999999999999999"),
     *(b"[" * 3000, b"a" * 300, b"9" * 5000, b"\xed\xa0\x80", b"\xc3\x28", b"\xef\xbb\xbf", b"\\ud800", b"\\u0000"),
 )
 
@@ -318,7 +319,7 @@ def _change_repeated(choices: Choices, values: Any, field: FieldDescriptor, text
     elif field.type == FieldDescriptor.TYPE_MESSAGE:
         if len(values) and choices.below(2):
             one = copy.deepcopy(choices.of(values))
-            values.extend([one] * choices.of((1, 1, 1, 2, 5000)))
+            values.extend([one] * min(choices.of((1, 1, 1, 2, 5000)), MAX_LIST_BYTES // (one.ByteSize() + 1)))
         else:
             values.add()
     else:

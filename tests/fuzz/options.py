@@ -24,7 +24,8 @@ from tests.fuzz.mutation import FLOATS, INTEGERS, TEXTS, Choices, mutated_text
 from tests.fuzz.parser import Parser
 
 SERVER = (
-    *("--insecure", "--certificates", "ca.pem", "s.pem", "s.key", "--fleet-api-address", "0.0.0.0:9091", "--driver-api-address"),
+    *("--insecure", "--certificates", "ca.pem", "s.pem", "s.key"),
+    *("--fleet-api-address", "0.0.0.0:9091", "--driver-api-address"),
     *("[::1]:9092", "--blob-address", "localhost", "--blob-public-url", "https://a.example/blobs", "--state-dir", "state"),
     *(
         "--database",
@@ -178,7 +179,7 @@ def _open(folder: Path) -> Iterator[Callable[[Case], None]]:
 
 PARSER = Parser(
     "options",
-    ("hedgerow.wire.channel", "hedgerow.server.options", "hedgerow.driver.config", "hedgerow.cli.server", "hedgerow.cli.client"),
+    ("hedgerow.wire.channel", "hedgerow.server.options", "hedgerow.driver.config", "hedgerow.cli.server"),
     make,
     _open,
 )

@@ -32,7 +32,13 @@ SEEDS = [
         {"bf": np.ones(4, ml_dtypes.bfloat16), "f8": np.ones(3, ml_dtypes.float8_e4m3fn), "u": np.arange(2, dtype=np.uint64)},
     )
 ]
-_WITH_METADATA = b'{"__metadata__":{"made":"by hand"},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0,3],"data_offsets":[2,2]}}'
+_WITH_METADATA = json.dumps(
+    {
+        "__metadata__": {"made": "by hand"},
+        "a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]},
+        "b": {"dtype": "U8", "shape": [0, 3], "data_offsets": [2, 2]},
+    }
+).encode()
 SEEDS.append(len(_WITH_METADATA).to_bytes(8, "little") + _WITH_METADATA + b"\0\1")
 NAMES = (
     b"BOOL",

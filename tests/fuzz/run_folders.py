@@ -50,8 +50,7 @@ def _valid() -> dict[str, bytes | None]:
         folder.journal.write(Batch(2, "fit", asked, instructions, ["c"], [("n" * 16, "fit", 1)], {"choices": 3}))
         folder.journal.close(2, "fit", [Unfolded(1, "late", "no answer", 9, 1.5)])
         folder.close()
-        files = read_files(folder.path)
-    return files
+        return read_files(folder.path)
 
 
 FILES = _valid()

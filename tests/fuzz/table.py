@@ -11,19 +11,19 @@ UNIT = {
     "framing": "frames:PARSER",
     "options": "options:PARSER",
     "loader": "callables:PARSER",
-    "checkpoint": "run_folders:CHECKPOINT",
-    "run_folder": "run_folders:RUN_FOLDER",
-    "journal": "run_folders:JOURNAL",
-    "outbox": "client_folders:PARSER",
     "blob_answers": "blob_answers:PARSER",
-    "assignments": "assignments:PARSER",
 }
-"""Those that need neither network nor database."""
+"""Those that need neither network nor many files."""
 INTEGRATION = {
     "blob_port": "blob_requests:PARSER",
     "fleet_api": "calls:FLEET_API",
     "driver_api": "calls:DRIVER_API",
     "operator_api": "calls:OPERATOR_API",
+    "assignments": "assignments:PARSER",
+    "outbox": "client_folders:PARSER",
+    "checkpoint": "run_folders:CHECKPOINT",
+    "run_folder": "run_folders:RUN_FOLDER",
+    "journal": "run_folders:JOURNAL",
 }
 PLACES = UNIT | INTEGRATION
 
