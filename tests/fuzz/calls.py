@@ -267,14 +267,14 @@ class Server:
         grants = Grants(self._store, SystemClock(), 900.0, gate)
         notifier = Notifier(sessions, bells, self._blobs)
         plane = DataPlane(9093)
-        servicer = {
-            "fleet": lambda: Fleet(self._store, sessions, bells, grants, background, plane, gate),
-            "driver": lambda: Driver(self._store, sessions, bells, grants, background, notifier, plane, gate),
-            "operator": lambda: Operator(self._store, sessions, notifier, SystemClock()),
-        }[api]()
+        servicers = {
+            "fleet": Fleet(self._store, sessions, bells, grants, background, plane, gate),
+            "driver": Driver(self._store, sessions, bells, grants, background, notifier, plane, gate),
+            "operator": Operator(self._store, sessions, notifier, SystemClock()),
+        }
         for call in calls:
             before = self._rows
-            refused = await self._one(servicer, call)
+            refused = await self._one(servicers[api], call)
             await background.finish(CALL_ENDS)
             failures = self.failures.take()
             assert not failures, failures

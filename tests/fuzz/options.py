@@ -76,7 +76,7 @@ def make(choices: Choices) -> Case:
     if kind == "address":
         return Case(kind, (mutated_text(choices, ADDRESSES, WORDS),))
     if kind == "config":
-        values = (*INTEGERS, *FLOATS, *TEXTS[:5], None, True, [], {}, b"")
+        values: tuple[Any, ...] = (*INTEGERS, *FLOATS, *TEXTS[:5], None, True, [], {}, b"")
         valid = (3, 60.0, 7, choices.of((1, 0.5)), 1.0)
         return Case(kind, values=tuple(choices.of(values) if choices.chance(3) else value for value in valid))
     kind = choices.of(COMMANDS)

@@ -13,25 +13,23 @@ import ml_dtypes
 import numpy as np
 
 from hedgerow.errors import CorruptData
-from hedgerow.records import Parameters
+from hedgerow.records import NDArray, Parameters
 from hedgerow.wire import tensors
 from tests.fuzz.mutation import WORDS, Choices, json_text, mutated_bytes, mutated_json
 from tests.fuzz.parser import Parser
 
-SEEDS = [
-    tensors.dumps(Parameters(values))
-    for values in (
-        {},
-        {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
-        {
-            "w": np.ones((3, 2), np.float64),
-            "b": np.zeros(0, np.int8),
-            "flag": np.array([True, False]),
-            "é": np.array(1j, np.complex64),
-        },
-        {"bf": np.ones(4, ml_dtypes.bfloat16), "f8": np.ones(3, ml_dtypes.float8_e4m3fn), "u": np.arange(2, dtype=np.uint64)},
-    )
-]
+_VALUES: tuple[dict[str, NDArray], ...] = (
+    {},
+    {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    {
+        "w": np.ones((3, 2), np.float64),
+        "b": np.zeros(0, np.int8),
+        "flag": np.array([True, False]),
+        "é": np.array(1j, np.complex64),
+    },
+    {"bf": np.ones(4, ml_dtypes.bfloat16), "f8": np.ones(3, ml_dtypes.float8_e4m3fn), "u": np.arange(2, dtype=np.uint64)},
+)
+SEEDS = [tensors.dumps(Parameters(values)) for values in _VALUES]
 _WITH_METADATA = json.dumps(
     {
         "__metadata__": {"made": "by hand"},
