@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
@@ -25,7 +26,6 @@ html_show_sphinx = False
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
@@ -37,6 +37,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "docs/operations.md": "operations.md",
     "examples/hospitals/README.md": "hospitals.md",
+    "examples/heart_disease/README.md": "heart_disease.md",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -44,11 +45,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def adapt_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
     """Fit a file of the repository into its page: the page has a title of its own, and links lead to pages."""
     del app, parent
-    folder = "examples/hospitals/" if "hospitals" in str(path) else ""
+    example = re.search(r"examples/\w+/", str(path))
 
     def link(match: re.Match[str]) -> str:
         picture, text, target, anchor = match.groups()
-        target = (folder + target.removeprefix("./")).replace("examples/hospitals/../../", "")
+        target = posixpath.normpath((example[0] if example else "") + target)
         if picture:
             return f"![{text}](../{target})"
         return f"[{text}]({PAGES[target]}{anchor or ''})" if target in PAGES else text

@@ -8,45 +8,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 import hedgerow as hg
 from dataset import load_part
-from models import Net, arrays_of, load_arrays, test, train
+from hedgerow.frameworks.torch import load_parameters, parameters_of
+from models import Net, test, train
+
+OK = hg.Status(hg.Code.OK, "")
 
 
-class Hospital(hg.NumPyClient):
-    """A site with images of its own, which never leave it."""
+class Hospital(hg.Client):
+    """A site with images of its own, which never leave it. Parameters travel under the names of the network's state dict."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
 
-    def get_properties(self, config: hg.Config) -> dict[str, hg.Scalar]:
+    def get_properties(self, ins: hg.GetPropertiesIns) -> hg.GetPropertiesRes:
         """What a driver may know: where this is."""
-        return {"location": str(self.config.location)}
+        return hg.GetPropertiesRes(OK, {"location": str(self.config.location)})
 
-    def get_parameters(self, config: hg.Config) -> list[Any]:
+    def get_parameters(self, ins: hg.GetParametersIns) -> hg.GetParametersRes:
         """A fresh network: its weights follow the seed that came with the task."""
-        return arrays_of(Net())
+        return hg.GetParametersRes(OK, parameters_of(Net()))
 
-    def fit(self, parameters: list[Any], config: hg.Config) -> tuple[list[Any], int, dict[str, hg.Scalar]]:
+    def fit(self, ins: hg.FitIns) -> hg.FitRes:
         """Train the driver's parameters on this hospital's images."""
         data = load_part(self.config.part).train
         model = Net()
-        load_arrays(model, parameters)
+        load_parameters(model, ins.parameters)
         loss = train(model, data, **self.config.training)
-        return arrays_of(model), len(data), {"location": str(self.config.location), "train_loss": loss}
+        return hg.FitRes(OK, parameters_of(model), len(data), {"location": str(self.config.location), "train_loss": loss})
 
-    def evaluate(self, parameters: list[Any], config: hg.Config) -> tuple[float, int, dict[str, hg.Scalar]]:
+    def evaluate(self, ins: hg.EvaluateIns) -> hg.EvaluateRes:
         """Test the driver's parameters on the images that this hospital keeps back."""
         data = load_part(self.config.part).held_out
         model = Net()
-        load_arrays(model, parameters)
+        load_parameters(model, ins.parameters)
         loss, accuracy = test(model, data)
-        return loss, len(data), {"location": str(self.config.location), "accuracy": accuracy}
+        return hg.EvaluateRes(OK, loss, len(data), {"location": str(self.config.location), "accuracy": accuracy})
 
 
 def app(config_name: str) -> hg.ClientApp:

@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 import hedgerow as hg
 import run_folder
+from hedgerow.frameworks.torch import parameters_of
 from hedgerow.strategy.strategy import EvaluateResults, Failures
-from models import arrays_of
 from strategy import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ def mean_accuracy(answers: list[tuple[int, dict[str, hg.Scalar]]]) -> dict[str, 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate_driver")
 def main(config: DictConfig) -> None:
     """Run the job; its log and evaluation.json are in the run's output folder."""
-    strategy = FederatedEvaluation(
-        hg.ndarrays_to_parameters(arrays_of(load_checkpoint(Path(config.checkpoint)))), config.min_clients
-    )
+    strategy = FederatedEvaluation(parameters_of(load_checkpoint(Path(config.checkpoint))), config.min_clients)
     history = hg.start_driver(
         server_address=config.address,
         config=hg.ServerConfig(num_rounds=1, seed=config.seed),

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
@@ -64,14 +59,3 @@ def test(model: Net, data: Images, *, batch_size: int = 32, progress: bool = Fal
         total += functional.cross_entropy(scores, labels, reduction="sum").item()
         correct += int((scores.argmax(1) == labels).sum())
     return total / len(data), correct / len(data)
-
-
-def arrays_of(model: nn.Module) -> list[npt.NDArray[Any]]:
-    """The model's parameters as arrays, in the order of its state dict."""
-    return [tensor.numpy() for tensor in model.state_dict().values()]
-
-
-def load_arrays(model: nn.Module, arrays: Sequence[npt.NDArray[Any]]) -> None:
-    """Copy arrays, in the order of :func:`arrays_of`, into the model."""
-    names = model.state_dict().keys()
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in zip(names, arrays, strict=True)})

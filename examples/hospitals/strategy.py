@@ -12,9 +12,10 @@ from typing import Any
 
 import hedgerow as hg
 from dataset import load_test
-from hedgerow.errors import NotFound, TaskFailed, WaitTimeout
+from hedgerow.errors import InvalidArgument, NotFound, TaskFailed, WaitTimeout
+from hedgerow.frameworks.torch import load_parameters, parameters_of
 from hedgerow.wire import tensors
-from models import Net, arrays_of, load_arrays, test
+from models import Net, test
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class EnrollByLocation(hg.FedAvg):
     def evaluate(self, server_round: int, parameters: hg.Parameters) -> tuple[float, dict[str, hg.Scalar]]:
         """Loss and accuracy on the 10,000 test images; the parameters are saved on the way."""
         model = Net()
-        load_arrays(model, hg.parameters_to_ndarrays(parameters))
+        load_parameters(model, parameters)
         loss, accuracy = test(model, load_test(), progress=True)
         path = save_checkpoint(model, self.folder / f"round-{server_round:03d}.safetensors")
         log.info("Saved checkpoint in: %s", path)
@@ -108,7 +109,7 @@ def save_checkpoint(model: Net, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
-        tensors.write(hg.Parameters(dict(zip(model.state_dict(), arrays_of(model), strict=True))), file)
+        tensors.write(parameters_of(model), file)
     partial.rename(path)
     return path
 
@@ -119,9 +120,9 @@ def load_checkpoint(path: Path) -> Net:
     Raises:
         ValueError: The file holds another kind of model.
     """
-    saved = tensors.map_file(path)
     model = Net()
-    if list(saved) != list(model.state_dict()):
-        raise ValueError(f"{path} does not hold a model of this example: its tensors are {', '.join(saved)}.")
-    load_arrays(model, saved.arrays())
+    try:
+        load_parameters(model, tensors.map_file(path))
+    except InvalidArgument as error:
+        raise ValueError(f"{path} does not hold a model of this example. {error}") from error
     return model

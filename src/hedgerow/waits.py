@@ -19,6 +19,10 @@ from hedgerow.errors import WaitTimeout
 T = TypeVar("T")
 
 
+_RNG = random.Random()
+"""Not the module's own generator, which user code may have seeded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """How long a wait may last. ``seconds`` is None where the wait is meant to last for ever, such as waiting for work."""
@@ -97,7 +101,7 @@ class Backoff:
 
     first_s: float = 0.2
     cap_s: float = 10.0
-    rng: random.Random = field(default_factory=random.Random)
+    rng: random.Random = field(default_factory=lambda: _RNG)
     _attempt: int = 0
 
     def next(self) -> float:

@@ -60,6 +60,8 @@ class FakePool:
 class FakeConnection:
     """A server that is there and has no parameters to give."""
 
+    inline_max_bytes = 64 * 1024
+
     async def session_after(self, epoch: int) -> None:
         pass
 

@@ -7,13 +7,13 @@ directory changes.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from hedgerow.client.context import load_state, save_state
 from hedgerow.client.outbox import Outbox
@@ -21,9 +21,9 @@ from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.state_dir import StateDir
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.wire.convert import check_id
-from hedgerow.wire.proto import records_pb2
+from hedgerow.wire.proto import records_pb2, worker_pb2
 from tests.fuzz.files import Folder, changed_json, mutated_files, read_files, write_files
-from tests.fuzz.mutation import Choices, mutated_bytes, mutated_message
+from tests.fuzz.mutation import TEXTS, Choices, mutated_bytes, mutated_message
 from tests.fuzz.parser import Parser
 
 TASK, OTHER_TASK, RUN = "task000000000001", "task000000000002", "run0000000000001"
@@ -41,7 +41,7 @@ def _valid() -> dict[str, bytes | None]:
             save_state({"steps": 3, "w": np.arange(3.0)}, kept)
             outbox.put(task_id, RUN, "fit task", REPLY, parameters if with_parameters else None, kept)
         # As a client leaves it that died between the entry's rename and the state's.
-        state.run_state_path(RUN).rename(state.path / "outbox" / TASK / "state")
+        state.run_state_path(RUN).rename(state.path / "outbox" / f"{TASK}.state")
         outbox.accepted(TASK, "server")
         state.count_death(TASK)
         save_state({"steps": 3, "w": np.arange(3.0)}, state.run_state_path("run0000000000002"))
@@ -52,19 +52,23 @@ def _valid() -> dict[str, bytes | None]:
 
 FILES = _valid()
 NAMES = (
-    *(f"outbox/{TASK}/{name}" for name in ("entry.json", "entry.json", "reply", "parameters", "state", "accepted")),
-    *("outbox", f"outbox/{TASK}", f"outbox/{OTHER_TASK}"),
-    *(f"outbox/{OTHER_TASK}/entry.json", "identity.json", "identity.json"),
-    *("runs/run0000000000002.state", f"deaths/{TASK}", "deaths"),
-    *("runs", "work", "parameters", "parameters/" + "0" * 64, "lock"),
+    *(f"outbox/{TASK}{ending}" for ending in ("", "", "", ".parameters", ".state", ".accepted")),
+    *("outbox", "outbox/.hidden", f"outbox/{OTHER_TASK}", f"outbox/{OTHER_TASK}.parameters", "identity.json", "identity.json"),
+    *("runs/run0000000000002.state", f"deaths/{TASK}", "deaths", "runs", "work", "parameters", "parameters/" + "0" * 64, "lock"),
 )
+ENTRY_TEXTS = (*TEXTS, TASK, RUN, VICTIM, "../beside/victim")
 
 
 def _changed_entry(choices: Choices, content: bytes) -> bytes:
-    changed = changed_json(choices, content)
+    """Another result under a digest that fits."""
+    body = content[hashlib.sha256().digest_size :]
+    try:
+        body = mutated_message(choices, worker_pb2.KeptResult.FromString(body), ENTRY_TEXTS).SerializeToString()
+    except DecodeError:
+        pass
     if choices.chance(4):
-        return changed.replace(RUN.encode(), VICTIM.encode())
-    return changed
+        body = mutated_bytes(choices, [body])
+    return hashlib.sha256(body).digest() + body
 
 
 def _changed_state(choices: Choices, content: bytes) -> bytes:
@@ -72,16 +76,9 @@ def _changed_state(choices: Choices, content: bytes) -> bytes:
 
 
 def make(choices: Choices) -> Folder:
-    """The state directory with some files changed; a reply that was changed may have a digest that fits."""
-    sound = {"entry.json": _changed_entry, ".json": changed_json, ".state": _changed_state}
-    case = mutated_files(choices, FILES, NAMES, sound)
-    if not choices.chance(4):
-        return case
-    reply = mutated_message(choices, REPLY).SerializeToString()
-    body = mutated_bytes(choices, [reply]) if choices.below(2) else reply
-    name = f"outbox/{TASK}/entry.json"
-    entry = json.loads(FILES[name] or b"") | {"reply_sha256": hashlib.sha256(body).hexdigest()}
-    return Folder({**case.files, f"outbox/{TASK}/reply": body, name: json.dumps(entry).encode()}, (*case.changed, name))
+    """The state directory with some files changed."""
+    sound = {TASK: _changed_entry, ".json": changed_json, ".state": _changed_state}
+    return mutated_files(choices, FILES, NAMES, sound)
 
 
 def read(path: Path) -> None:
@@ -109,6 +106,8 @@ def read(path: Path) -> None:
             assert state.deaths(entry.task_id) >= 0
             outbox.accepted(entry.task_id, "another")
             outbox.send_again(entry.task_id)
+            if entry.parameters is None:
+                outbox.to_file(entry)
             outbox.remove(entry.task_id)
         for file in (path / "runs").iterdir():
             load_state(file)

@@ -44,10 +44,11 @@ def _valid() -> dict[str, bytes | None]:
             Path(name) / "run", RunRecord(RUN, "a run", 7, Identity(Role.DRIVER, "d" * 16, "s" * 64), "server")
         )
         parameters = Parameters([np.arange(4, dtype=np.float32)])
-        folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), '{"round": 1}'), 5)
+        folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), '{"round": 1}', pending=[(1, "fit-000001")]), 5)
         asked = [Asked("n" * 16, "a", 0), Asked("m" * 16, "b", 1)]
         instructions = [SentIns({"rate": 0.5, "raw": b"x"}, b"inline", True), SentIns({}, Blob("0" * 64, 9), False)]
         folder.journal.write(Batch(2, "fit", asked, instructions, ["c"], [("n" * 16, "fit", 1)], {"choices": 3}))
+        folder.journal.write(Batch(2, "fit-000003", asked[:1], instructions[:1]))
         folder.journal.close(2, "fit", [Unfolded(1, "late", "no answer", 9, 1.5)])
         folder.close()
         return read_files(folder.path)
@@ -92,6 +93,7 @@ def read(path: Path) -> None:
         assert type(record.seed) is int
         record.identity.metadata()
         checkpoint = folder.read_checkpoint()
+        assert all(isinstance(folder.journal.noted(name), Batch) for name in folder.journal.names())
         if checkpoint is not None:
             _check(checkpoint)
         for batch in filter(None, (folder.journal.read(2, kind) for kind in ("fit", "evaluate"))):
@@ -108,8 +110,10 @@ def read(path: Path) -> None:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    assert all(type(number) is int for number in (checkpoint.round, checkpoint.cursor, checkpoint.manifest_bytes))
-    assert min(checkpoint.round, checkpoint.cursor, checkpoint.manifest_bytes) >= 0
+    for number in (checkpoint.round, checkpoint.cursor, checkpoint.manifest_bytes):
+        assert type(number) is int
+        assert number >= 0
+    assert all(type(server_round) is int and isinstance(key, str) for server_round, key in checkpoint.pending)
     assert isinstance(checkpoint.strategy, str)
     assert isinstance(checkpoint.manifest, str)
     assert isinstance(checkpoint.parameters, Parameters)

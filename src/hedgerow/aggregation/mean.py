@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import NDArray, Parameters
-
-BLOCK = 131_072
-"""Elements a block: 1 MiB of float64. Chosen by measuring (benchmarks/fold_mean.py, 2 cores of an EPYC, 32 MiB of cache): blocks
-of 16,384 took 1.4 to 2.3 times as long, larger ones up to 1,048,576 between 0.86 and 1.13 times."""
 
 
 class WeightedMean:
@@ -69,10 +66,10 @@ class WeightedMean:
         weight = _checked_weight(weight)
         if self._count == 0:
             like = {name: (array.shape, array.dtype) for name, array in parameters.items()}
-            self._sums = {name: np.zeros(array.size, _sum_dtype(name, array)) for name, array in parameters.items()}
+            self._sums = {name: np.zeros(array.size, blocks.wide_dtype(name, array)) for name, array in parameters.items()}
             self._like = like
         else:
-            self._check_like(parameters)
+            blocks.check_like(parameters, {name: shape for name, (shape, _) in self._like.items()}, "the first one has")
         if weight:
             factor = np.float64(weight)
             for name, array in parameters.items():
@@ -80,36 +77,46 @@ class WeightedMean:
         self._weight += weight
         self._count += 1
 
-    def result(self) -> Parameters:
-        """The mean so far, as new arrays with the first update's names, shapes and dtypes.
+    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
+        """The mean so far, as new arrays with the first update's names, shapes and, unless others are wanted, dtypes.
 
         Integer and bool tensors are rounded to the nearest value, halves to even. Integers beyond 2**53 lose their last digits.
 
         Raises:
             InvalidArgument: Nothing was added, or all weights are zero.
         """
+        divisor = self._divisor()
+        wanted = {name: dtype if dtypes is None else dtypes.get(name, dtype) for name, (_, dtype) in self._like.items()}
+        return Parameters({n: _divide(self._sums[n], divisor, shape, wanted[n]) for n, (shape, _) in self._like.items()})
+
+    def take(self) -> Parameters:
+        """The mean as float64 (complex128) arrays that were not rounded; the accumulator is empty afterwards.
+
+        For what goes on computing with the mean: no other array of the model's size is made, and a float16 or bfloat16 mean keeps
+        the digits by which it differs from the parameters that were sent.
+
+        Raises:
+            InvalidArgument: As for :meth:`result`.
+        """
+        divisor = self._divisor()
+        sums, like = self._sums, self._like
+        self._sums, self._like, self._weight, self._count = {}, {}, 0, 0
+        for total in sums.values():
+            np.divide(total, divisor, out=total)
+        return Parameters({name: total.reshape(like[name][0]) for name, total in sums.items()})
+
+    def _divisor(self) -> np.float64:
         if not self._weight:
             raise InvalidArgument(f"There is no mean of {self._count} updates whose weights add up to 0.")
-        divisor = np.float64(self._weight)
-        return Parameters({name: _divide(self._sums[name], divisor, *self._like[name]) for name in self._like})
-
-    def _check_like(self, parameters: Parameters) -> None:
-        if list(parameters) != list(self._like):
-            raise InvalidArgument(f"The update has the tensors {_few(parameters)}, the first one had {_few(self._like)}.")
-        for name, array in parameters.items():
-            if array.shape != self._like[name][0]:
-                raise InvalidArgument(
-                    f"The tensor {name!r} has the shape {array.shape}, in the first update {self._like[name][0]}."
-                )
-            _sum_dtype(name, array)
+        return np.float64(self._weight)
 
 
-def weighted_mean(updates: Iterable[tuple[Parameters, float]]) -> Parameters:
+def weighted_mean(updates: Iterable[tuple[Parameters, float]], dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
     """The weighted mean of ``(parameters, weight)`` pairs, folded in their order. See :class:`WeightedMean`."""
     mean = WeightedMean()
     for parameters, weight in updates:
         mean.add(parameters, weight)
-    return mean.result()
+    return mean.result(dtypes)
 
 
 def weighted_loss_mean(losses: Iterable[tuple[int, float]]) -> float:
@@ -138,28 +145,17 @@ def _checked_weight(weight: float) -> int | float:
     return value
 
 
-def _sum_dtype(name: str, array: NDArray) -> np.dtype[Any]:
-    """The dtype in which an array is added up."""
-    if array.dtype.kind == "c":
-        return np.dtype(np.complex128)
-    # Kind V holds bfloat16 and float8, which numpy converts to float64, but also structures, which it does not.
-    if array.dtype.kind in "biuf" or (array.dtype.kind == "V" and np.can_cast(array.dtype, np.float64)):
-        return np.dtype(np.float64)
-    raise InvalidArgument(f"The tensor {name!r} has the dtype {array.dtype}, which has no mean.")
-
-
 def _add(total: NDArray, array: NDArray, weight: np.float64) -> None:
     """``total += weight * array``, block by block; ``total`` is flat."""
     flat = array.reshape(-1)
-    scratch = np.empty(min(BLOCK, total.size), total.dtype)
-    for start in range(0, total.size, BLOCK):
-        part = total[start : start + BLOCK]
+    scratch = np.empty(min(blocks.BLOCK, total.size), total.dtype)
+    for start in range(0, total.size, blocks.BLOCK):
+        part = total[start : start + blocks.BLOCK]
         product = scratch[: part.size]
-        block = flat[start : start + BLOCK]
+        block = flat[start : start + blocks.BLOCK]
         if block.dtype != product.dtype:
             # Convert first: multiplying mixed dtypes goes through numpy's own small buffers and takes longer.
-            np.copyto(product, block, casting="unsafe")
-            block = product
+            block = blocks.load(block, product)
         np.multiply(block, weight, out=product)
         np.add(part, product, out=part)
 
@@ -167,28 +163,10 @@ def _add(total: NDArray, array: NDArray, weight: np.float64) -> None:
 def _divide(total: NDArray, divisor: np.float64, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
     """``total / divisor`` as a new array of this shape and dtype."""
     out = np.empty(total.size, dtype)
-    scratch = np.empty(min(BLOCK, total.size), total.dtype)
-    for start in range(0, total.size, BLOCK):
-        part = total[start : start + BLOCK]
+    scratch = np.empty(min(blocks.BLOCK, total.size), total.dtype)
+    for start in range(0, total.size, blocks.BLOCK):
+        part = total[start : start + blocks.BLOCK]
         quotient = scratch[: part.size]
         np.divide(part, divisor, out=quotient)
-        if dtype.kind in "biu":
-            _round(quotient, dtype)
-        np.copyto(out[start : start + BLOCK], quotient, casting="unsafe")
+        blocks.store(quotient, out[start : start + blocks.BLOCK])
     return out.reshape(shape)
-
-
-def _round(values: NDArray, dtype: np.dtype[Any]) -> None:
-    """Round in place to values that the integer (or bool) dtype can hold."""
-    np.rint(values, out=values)
-    if dtype.kind != "b":
-        info = np.iinfo(dtype)
-        # float64(2**63 - 1) is 2**63, which int64 cannot hold: the bounds are the float64 values inside the range.
-        high = float(info.max) if int(float(info.max)) <= info.max else math.nextafter(float(info.max), 0.0)
-        np.clip(values, float(info.min), high, out=values)
-
-
-def _few(names: Iterable[str]) -> str:
-    """The first names, for a message."""
-    names = list(names)
-    return f"{len(names)} ({', '.join(map(repr, names[:4]))}{', …' if len(names) > 4 else ''})"

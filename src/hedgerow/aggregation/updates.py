@@ -6,6 +6,7 @@ update that does not fit is a failure with a reason, never a poisoned model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,13 @@ class UpdateSpec:
         tensors: The tensors in their order, or None where any will do. A tensor's dtype must be of the same sort (float, integer,
             bool, complex) but may have another width: a client that computes in float64 on a float32 model is no fault.
         finite: Whether NaN and infinity are refused.
+        check: Called with the update when all else fits, for what is not about shapes; raises BadUpdate where it does not fit.
+            It may be called from another thread, and for several updates at once.
     """
 
     tensors: tuple[TensorSpec, ...] | None = None
     finite: bool = True
+    check: Callable[[Parameters], None] | None = None
 
     @classmethod
     def like(cls, parameters: Parameters, *, finite: bool = True) -> UpdateSpec:
@@ -64,6 +68,8 @@ def check_update(parameters: Parameters, num_examples: int, spec: UpdateSpec) ->
     if spec.finite:
         for name, array in parameters.items():
             _check_finite(name, array)
+    if spec.check is not None:
+        spec.check(parameters)
 
 
 def _check_tensors(parameters: Parameters, expected: tuple[TensorSpec, ...]) -> None:

@@ -46,11 +46,13 @@ class Connection:
 
     Attributes:
         session: The session that is open now, or None.
+        inline_max_bytes: What the server said last: parameters below this size ride in messages.
     """
 
     def __init__(self, server: Address, root_certificates: bytes | None, identity: Identity) -> None:
         self.server = server
         self.session: Session | None = None
+        self.inline_max_bytes = 0
         self._identity = identity
         self._tls: ssl.SSLContext | None = https_client(root_certificates) if root_certificates is not None else None
         self._channel = open_channel(server, root_certificates)
@@ -70,6 +72,7 @@ class Connection:
             if self._peer is not None:
                 self._peer.close()
             self._peer = BlobPeer(url, self._tls)
+        self.inline_max_bytes = session.data_plane.inline_max_bytes
         async with self._changed:
             self.session = session
             self._changed.notify_all()

@@ -127,7 +127,7 @@ class Jobs:
 
     async def _run(self, job: Job) -> None:
         try:
-            with self._parameters_file(job) as parameters:
+            with self._blob_file(job) as parameters:
                 reply = await self._fetched(job, parameters)
                 if reply is None:
                     await self._in_turn(job, parameters)
@@ -144,19 +144,14 @@ class Jobs:
                 log.info("Idle, waiting for work", extra={"action": "idle"})
 
     @contextlib.contextmanager
-    def _parameters_file(self, job: Job) -> Iterator[Path | None]:
-        """Where the task's parameters are to be found; small ones that came in the message are written there."""
+    def _blob_file(self, job: Job) -> Iterator[Path | None]:
+        """The file of the task's parameters; None where there are none, or where they are small and came in the message."""
         match job.task.instruction.parameters:
-            case None:
-                yield None
             case Blob(digest=digest):
                 with self._bench.cache.pinned(digest) as path:
                     yield path
-            case inline:
-                path = self._bench.state.work_path(job.task.task_id, "parameters")
-                job.leftovers.append(path)
-                path.write_bytes(inline)
-                yield path
+            case _:
+                yield None
 
     async def _fetched(self, job: Job, path: Path | None) -> records_pb2.Reply | None:
         """Have the task's blob on disk; the failure where that is not possible."""
@@ -196,7 +191,8 @@ class Jobs:
         """The reply, and the files of the result's parameters and of the run's new state. A worker that dies is replaced."""
         state, task = self._bench.state, job.task
         message = task_to_proto(task)
-        message.instruction.ClearField("parameters")  # they are in the file
+        if parameters is not None:
+            message.instruction.ClearField("parameters")  # they are in the file
         while True:
             job.attempt += 1
             result = state.work_path(task.task_id, f"{job.attempt}.result")
@@ -209,6 +205,7 @@ class Jobs:
                 node_name=self._bench.node_name,
                 state_path=str(state.run_state_path(task.run_id)),
                 new_state_path=str(new_state),
+                inline_max_bytes=self._bench.connection.inline_max_bytes,
             )
             try:
                 worker = await self._bench.pool.worker(place)
@@ -234,6 +231,7 @@ class Jobs:
         while not job.cancelled:
             try:
                 self._bench.outbox.put(job.task.task_id, job.task.run_id, job.label, reply, parameters, new_state)
+                job.leftovers = job.leftovers[:-2]  # the last attempt's files are in the outbox, or were never written
                 break
             except OSError as error:
                 seconds = backoff.next()

@@ -51,6 +51,9 @@ class Link:
         name: The node's name.
         state: The open state directory.
         pool: The workers.
+
+    Attributes:
+        outbox: Results that are not safe elsewhere yet.
     """
 
     def __init__(self, server: Address, root_certificates: bytes | None, name: str, state: StateDir, pool: WorkerPool) -> None:
@@ -58,10 +61,10 @@ class Link:
         self._state = state
         self._secure = root_certificates is not None
         self._connection = Connection(server, root_certificates, state.identity)
-        self._outbox = Outbox(state)
-        self._delivery = Delivery(self._outbox, self._connection)
+        self.outbox = Outbox(state)
+        self._delivery = Delivery(self.outbox, self._connection)
         cache = ParameterCache(state.path / "parameters")
-        self._jobs = Jobs(Bench(name, state, cache, self._outbox, pool, self._connection, self._delivery))
+        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery))
         self._attempts = _Attempts()
         self._leaving = False
         self._software = f"hedgerow {importlib.metadata.version('hedgerow')}"
@@ -123,7 +126,7 @@ class Link:
 
     async def _one_session(self) -> float:
         """Open a session and serve it to its end; the seconds after which the client may come back."""
-        standing = Standing(self._name, self._software, self._jobs.in_hand, [entry.task_id for entry in self._outbox])
+        standing = Standing(self._name, self._software, self._jobs.in_hand, [entry.task_id for entry in self.outbox])
         session = await self._connection.open_session(standing)
         word = "Reconnected" if self._attempts.ever_connected else "Connected"
         log.info(

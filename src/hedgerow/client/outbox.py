@@ -1,8 +1,16 @@
 """Finished results on disk, from before they are sent until the server says that they are safe elsewhere.
 
-An entry is a folder named after its task. It is made under a hidden name and renamed when it is whole, so that a process that
-dies at any instant leaves either a whole entry or none; a size that does not fit (power loss) makes it none as well. When the
-server has taken the result, its id is noted: the result is not sent again unless that server asks, or is another one.
+::
+
+    <task>              the entry: what it is, and the reply with parameters that are small
+    <task>.parameters   parameters that are not
+    <task>.state        the run's new state, until it has its own name
+    <task>.accepted     id of the server that has the parameters
+
+An entry is written under a hidden name and renamed when everything else of it is in its place: that rename is the moment at which
+the result, and the run's new state, are there. A process that dies at any instant leaves either a whole entry or none; a digest
+or a size that does not fit (power loss) makes it none as well. A small result is one file: a folder for each would cost more than
+everything else that happens to it.
 
 Files get fresh names where that is possible: to rename over an old file makes ext4 write to the disk at once.
 """
@@ -10,7 +18,6 @@ Files get fresh names where that is possible: to rename over an old file makes e
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import secrets
 import shutil
@@ -21,10 +28,13 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.errors import InvalidArgument
 from hedgerow.wire.convert import check_id
-from hedgerow.wire.proto import records_pb2
+from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,12 @@ class Entry:
         task_id: The task.
         run_id: Its run.
         label: What the log calls the task.
-        reply: The reply without its parameters.
-        parameters: File with the parameters, or None.
+        reply: The reply; small parameters are in it.
+        parameters: File with parameters that are not small, or None.
         size: Size of that file in bytes.
         upload_id: Under which the parameters are uploaded; kept, so that an upload goes on after a restart.
-        accepted_by: Id of the server that has taken the result, or "".
+        accepted_by: Id of the server that has taken the result, or "". A restart forgets it for a result without such a file,
+            which costs no more than sending a message twice.
     """
 
     task_id: str
@@ -59,14 +70,21 @@ class Outbox:
         self._state = state
         self._folder = state.path / "outbox"
         self._entries: dict[str, Entry] = {}
-        for folder in sorted(self._folder.iterdir()):
-            entry = None if folder.name.startswith(".") else _read(folder)
-            if entry is None:
-                log.warning("Removed a half-written result from the outbox: %s", folder.name, extra={"action": "outbox_repaired"})
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-            else:
-                self._keep_state(entry)
-                self._entries[entry.task_id] = entry
+        for path in sorted(self._folder.iterdir()):  # an entry comes before its other files
+            task_id, dot, _ = path.name.partition(".")
+            if path.is_dir():
+                log.warning("Removed a folder from the outbox: %s", path.name, extra={"action": "outbox_repaired"})
+                shutil.rmtree(path)
+                continue
+            if not dot:
+                entry = _read(path)
+                if entry is not None:
+                    self._keep_state(entry)
+                    self._entries[task_id] = entry
+                    continue
+            if task_id not in self._entries:
+                log.warning("Removed a half-written result from the outbox: %s", path.name, extra={"action": "outbox_repaired"})
+                path.unlink()
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._entries
@@ -92,21 +110,24 @@ class Outbox:
         """
         check_id("task_id", task_id)
         check_id("run_id", run_id)
-        hidden, folder = self._folder / f".{task_id}", self._folder / task_id
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        size = parameters.stat().st_size if parameters is not None else 0
-        entry = Entry(task_id, run_id, label, reply, folder / "parameters" if parameters else None, size, secrets.token_hex(16))
-        # What needs space comes first: a full disk must leave the files where they were, for another try.
-        (hidden / "reply").write_bytes(reply.SerializeToString())
-        (hidden / "entry.json").write_bytes(_description(entry))
-        if state is not None:
-            state.rename(hidden / "state")
-        if parameters is not None:
-            parameters.rename(hidden / "parameters")
-        if folder.exists():  # a failure takes the place of a result that the server refuses
-            shutil.rmtree(folder)
-        hidden.rename(folder)
+        path = self._folder / task_id
+        moves = [
+            (source, path.with_name(f"{task_id}.{name}"))
+            for source, name in ((parameters, "parameters"), (state, "state"))
+            if source
+        ]
+        kept = moves[0][1] if parameters is not None else None
+        size = 0 if parameters is None or kept is None else (parameters if parameters.exists() else kept).stat().st_size
+        entry = Entry(task_id, run_id, label, reply, kept, size, secrets.token_hex(16))
+        # What needs space comes first. A try that failed may have moved some files: they are where they belong.
+        hidden = self._folder / f".{task_id}"
+        hidden.write_bytes(_sealed(entry))
+        if task_id in self._entries:  # a failure takes the place of a result that the server refuses
+            self.remove(task_id)
+        for source, target in moves:
+            if source.exists() or not target.exists():
+                source.rename(target)
+        hidden.rename(path)
         self._keep_state(entry)
         self._entries[task_id] = entry
         return entry
@@ -116,67 +137,77 @@ class Outbox:
         entry = self._entries.get(task_id)
         if entry is not None and entry.accepted_by != server_id:
             self._entries[task_id] = replace(entry, accepted_by=server_id)
-            (self._folder / task_id / "accepted").write_text(server_id)
+            if entry.parameters is not None:
+                self._mark(task_id).write_text(server_id)
 
     def send_again(self, task_id: str) -> None:
         """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
         entry = self._entries.get(task_id)
         if entry is not None:
-            (self._folder / task_id / "accepted").unlink(missing_ok=True)
+            self._mark(task_id).unlink(missing_ok=True)
             self._entries[task_id] = replace(entry, accepted_by="", upload_id=secrets.token_hex(16))
-            write_atomically(self._folder / task_id / "entry.json", _description(self._entries[task_id]))
+            write_atomically(self._folder / task_id, _sealed(self._entries[task_id]))
+
+    def to_file(self, entry: Entry) -> Entry:
+        """Put parameters that are in the reply into a file of their own, as if they were not small."""
+        reply = records_pb2.Reply()
+        reply.CopyFrom(entry.reply)
+        inline = reply.parameters.inline
+        reply.ClearField("parameters")
+        path = self._folder / f"{entry.task_id}.parameters"
+        write_atomically(path, inline)
+        changed = self._entries[entry.task_id] = replace(entry, reply=reply, parameters=path, size=len(inline))
+        write_atomically(self._folder / entry.task_id, _sealed(changed))
+        return changed
 
     def remove(self, task_id: str) -> None:
         """The result is safe elsewhere, or of no use to anybody."""
-        if self._entries.pop(task_id, None) is not None:
-            # Renamed first, so that a death in the middle leaves nothing that looks whole.
-            hidden = self._folder / f".{task_id}"
-            (self._folder / task_id).rename(hidden)
-            shutil.rmtree(hidden)
+        entry = self._entries.pop(task_id, None)
+        if entry is not None:
+            # The entry first, so that a death in the middle leaves nothing that looks whole.
+            (self._folder / task_id).unlink(missing_ok=True)
+            if entry.parameters is not None:
+                entry.parameters.unlink(missing_ok=True)
+                self._mark(task_id).unlink(missing_ok=True)
+
+    def _mark(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}.accepted"
 
     def _keep_state(self, entry: Entry) -> None:
         """The rename of the entry was the moment at which the run's state changed; now it gets its own name."""
-        state = self._folder / entry.task_id / "state"
-        if state.is_file():
+        state = self._folder / f"{entry.task_id}.state"
+        if state.exists():
             self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
             state.rename(self._state.run_state_path(entry.run_id))
 
 
-def _description(entry: Entry) -> bytes:
-    body = entry.reply.SerializeToString()
-    stored = {
-        "run_id": entry.run_id,
-        "label": entry.label,
-        "parameters_size": entry.size if entry.parameters else None,
-        "upload_id": entry.upload_id,
-        "reply_sha256": hashlib.sha256(body).hexdigest(),
-    }
-    return json.dumps(stored).encode()
+def _sealed(entry: Entry) -> bytes:
+    """The entry's file: a digest, then the message."""
+    size = None if entry.parameters is None else entry.size
+    kept = worker_pb2.KeptResult(
+        run_id=entry.run_id, label=entry.label, reply=entry.reply, upload_id=entry.upload_id, parameters_size=size
+    )
+    body = kept.SerializeToString()
+    return hashlib.sha256(body).digest() + body
 
 
-def _read(folder: Path) -> Entry | None:
-    """The entry in a folder; None if it is not whole."""
+def _read(path: Path) -> Entry | None:
+    """The entry in a file; None if it is not whole."""
+    data = path.read_bytes()
+    body = data[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != data[:_DIGEST_BYTES]:
+        return None
     try:
-        stored = json.loads((folder / "entry.json").read_bytes())
-        body = (folder / "reply").read_bytes()
-        size = stored["parameters_size"]
-        accepted = folder / "accepted"
-        parameters = None if size is None else folder / "parameters"
-        if hashlib.sha256(body).hexdigest() != stored["reply_sha256"]:
-            return None
-        if parameters is not None and not (parameters.is_file() and parameters.stat().st_size == size):
-            return None
-        return Entry(
-            check_id("task_id", folder.name),
-            check_id("run_id", stored["run_id"]),
-            str(stored["label"]),
-            records_pb2.Reply.FromString(body),
-            parameters,
-            size or 0,
-            check_id("upload_id", stored["upload_id"]),
-            accepted.read_text() if accepted.exists() else "",
-        )
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        kept = worker_pb2.KeptResult.FromString(body)
+        check_id("task_id", path.name)
+        check_id("run_id", kept.run_id)
+        check_id("upload_id", kept.upload_id)
+    except (DecodeError, InvalidArgument):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError):
-        return None
+    parameters, size, mark = None, 0, path.with_name(f"{path.name}.accepted")
+    if kept.HasField("parameters_size"):
+        parameters, size = path.with_name(f"{path.name}.parameters"), kept.parameters_size
+        if not parameters.is_file() or parameters.stat().st_size != size:
+            return None
+    accepted_by = mark.read_text(errors="replace") if mark.is_file() else ""
+    return Entry(path.name, kept.run_id, kept.label, kept.reply, parameters, size, kept.upload_id, accepted_by)

@@ -39,6 +39,7 @@ from hedgerow.records import (
     NDArray,
     Outcome,
     Parameters,
+    Payload,
     Reply,
     Status,
 )
@@ -75,7 +76,7 @@ def _perform(source: ClientSource, request: worker_pb2.WorkerRequest) -> tuple[R
     task = request.task
     try:
         instruction = instruction_from_proto(task.instruction)
-        parameters = open_writable(Path(request.parameters_path)) if request.parameters_path else None
+        parameters = _sent_parameters(request, instruction.parameters)
         context = Context(request.node_name, task.run_id, load_state(Path(request.state_path)) if request.state_path else {})
     except (CorruptData, InvalidArgument, OSError) as error:
         return Reply(Outcome.INVALID_RESULT, f"The task cannot be read at the client: {error}"), None
@@ -111,6 +112,13 @@ def _with_state(
     return reply, returned
 
 
+def _sent_parameters(request: worker_pb2.WorkerRequest, payload: Payload | None) -> Parameters | None:
+    """The task's parameters: from their file, or out of the message."""
+    if request.parameters_path:
+        return open_writable(Path(request.parameters_path))
+    return _writable(bytearray(payload)) if isinstance(payload, bytes) else None
+
+
 def open_writable(path: Path) -> Parameters:
     """The parameters in a file as arrays that may be changed: the first change of a page copies that page, never the file.
 
@@ -121,9 +129,13 @@ def open_writable(path: Path) -> Parameters:
     if path.stat().st_size == 0:
         raise CorruptData(f"{path} is empty.")
     with path.open("rb") as file:
-        mapped = mmap(file.fileno(), 0, access=ACCESS_COPY)
-    checked = tensors.view(mapped)
-    raw = np.frombuffer(mapped, np.uint8)
+        return _writable(mmap(file.fileno(), 0, access=ACCESS_COPY))
+
+
+def _writable(buffer: mmap | bytearray) -> Parameters:
+    """Arrays over a buffer in which they may be changed."""
+    checked = tensors.view(buffer)
+    raw = np.frombuffer(buffer, np.uint8)
     position = len(raw) - checked.nbytes  # the data fills the rest of the file, without gaps, in order
     arrays: dict[str, NDArray] = {}
     for name, array in checked.items():
@@ -222,7 +234,7 @@ def _parameters(value: Any, kind: str) -> Parameters:
 
 
 def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.WorkerRequest) -> tuple[records_pb2.Reply, bool]:
-    """The reply as a message, and its parameters in their file; what cannot be written becomes a failure."""
+    """The reply as a message, with its parameters in it or in their file; what cannot be written becomes a failure."""
     path = Path(request.result_path)
     try:
         message = reply_to_proto(reply)
@@ -230,10 +242,14 @@ def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.Wo
             raise InvalidArgument(
                 f"The metrics or properties need {message.ByteSize():,} bytes; at most {MAX_REPLY_BYTES:,} can be sent."
             )
-        if parameters is not None:
-            with path.open("xb", buffering=0) as file:
-                tensors.write(parameters, file)
-        return message, parameters is not None
+        if parameters is None:
+            return message, False
+        if tensors.nbytes(parameters) < request.inline_max_bytes:
+            message.parameters.inline = tensors.dumps(parameters)
+            return message, False
+        with path.open("xb", buffering=0) as file:
+            tensors.write(parameters, file)
+        return message, True
     except (InvalidArgument, OSError) as error:
         for leftover in (path, Path(request.new_state_path)):
             if str(leftover) != ".":

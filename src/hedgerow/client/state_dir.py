@@ -4,7 +4,7 @@
 
     lock                  held while a client runs
     identity.json         node id and secret, made at first start
-    outbox/<task>/        finished results (outbox.py)
+    outbox/<task>…        finished results (outbox.py)
     parameters/<digest>   parameters that tasks started from (parameter_cache.py)
     runs/<run>.state      what the client keeps for a run (context.py)
     deaths/<task>         how often the worker died under an open task
@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,6 +59,7 @@ class StateDir:
         self.path = path
         self.identity = identity
         self._lock = lock
+        self._deaths: dict[str, int] = {}
 
     @classmethod
     def open(cls, path: Path) -> StateDir:
@@ -83,6 +85,7 @@ class StateDir:
                 (path / "work").mkdir()
                 state = cls(path, lock, _read_identity(path / "identity.json"))
                 state._remove_stale()
+                state._read_deaths()
             except BaseException:
                 lock.release()
                 raise
@@ -106,20 +109,23 @@ class StateDir:
 
     def deaths(self, task_id: str) -> int:
         """How often the worker has died under this task, also in earlier lives of this client."""
-        try:
-            return max(0, int((self.path / "deaths" / task_id).read_text()))
-        except (FileNotFoundError, ValueError):
-            return 0
+        return self._deaths.get(task_id, 0)
 
     def count_death(self, task_id: str) -> int:
         """Note one more death of the worker under this task, on disk; returns how many there were now."""
-        count = self.deaths(task_id) + 1
+        count = self._deaths[task_id] = self.deaths(task_id) + 1
         write_atomically(self.path / "deaths" / task_id, str(count).encode())
         return count
 
     def forget_deaths(self, task_id: str) -> None:
         """The task has ended."""
-        (self.path / "deaths" / task_id).unlink(missing_ok=True)
+        if self._deaths.pop(task_id, 0):
+            (self.path / "deaths" / task_id).unlink(missing_ok=True)
+
+    def _read_deaths(self) -> None:
+        for file in (self.path / "deaths").iterdir():
+            with contextlib.suppress(ValueError):
+                self._deaths[file.name] = max(0, int(file.read_text()))
 
     def _remove_stale(self) -> None:
         oldest = time.time() - STALE_AFTER_S

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class Checkpoint:
         history: The history's ``state_dict()``.
         manifest: The round's line in the manifest; "" for round 0.
         run_id: The run.
-        cursor: Results of the run up to this cursor are not needed any longer.
+        cursor: Results of the run up to this cursor are not needed any longer; None for all that came so far.
+        pending: What is still under way of an asynchronous run: names of batches in the journal.
         manifest_bytes: Size of the manifest's file with that line.
     """
 
@@ -63,8 +65,9 @@ class Checkpoint:
     history: dict[str, Any]
     manifest: str = ""
     run_id: str = ""
-    cursor: int = 0
+    cursor: int | None = None
     manifest_bytes: int = 0
+    pending: Sequence[tuple[int, str]] = ()
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -85,6 +88,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "cursor": checkpoint.cursor,
         "manifest": checkpoint.manifest,
         "manifest_bytes": checkpoint.manifest_bytes,
+        "pending": [list(one) for one in checkpoint.pending],
         "files": {},
     }
     hidden = hidden_name(path)
@@ -142,4 +146,5 @@ def read_checkpoint(folder: Path, run_id: str) -> Checkpoint | None:
             run_id,
             of_type(content["cursor"], int),
             of_type(content["manifest_bytes"], int),
+            [(of_type(server_round, int), of_type(key, str)) for server_round, key in content["pending"]],
         )

@@ -269,14 +269,23 @@ class Driver:
         if ids:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
-    def acknowledge(self, round: int, manifest: str = "", keep: Iterable[Payload] = ()) -> None:
+    def acknowledge(
+        self, round: int, manifest: str = "", manifest_round: int | None = None, keep: Iterable[Payload] = ()
+    ) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server.
+        Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server;
+        it is that of ``manifest_round``, if given: an asynchronous run gets on while tasks of earlier rounds are under way.
         """
         assert self._payloads is not None, "connect() comes first"
         digests = {payload.digest for payload in keep if isinstance(payload, Blob)}.union(self._payloads.digests())
-        request = driver_pb2.AcknowledgeRoundRequest(run_id=self.run_id, round=round, keep=sorted(digests), manifest=manifest)
+        request = driver_pb2.AcknowledgeRoundRequest(
+            run_id=self.run_id,
+            round=round,
+            keep=sorted(digests),
+            manifest=manifest,
+            manifest_round=round if manifest_round is None else manifest_round,
+        )
         self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
         self.mirror.forget(round)
 

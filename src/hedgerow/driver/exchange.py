@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, TypeAlias, TypeVar
 
 from hedgerow.aggregation.updates import UpdateSpec
@@ -31,13 +31,15 @@ from hedgerow.driver.answers import (
     reason_of,
     unfetched,
 )
+from hedgerow.driver.asynchronous import Flights
 from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
+from hedgerow.driver.flights import DriverFlights
 from hedgerow.driver.journal import Journal, Unfolded
 from hedgerow.driver.results import Measure, Results
 from hedgerow.driver.sent import Again, SentBatches
-from hedgerow.errors import BadUpdate, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
+from hedgerow.errors import BadUpdate, ConfigError, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
 from hedgerow.records import (
     Blob,
     Config,
@@ -95,8 +97,15 @@ class Exchange(Protocol):
     def evaluate(self, instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None) -> Results[EvaluateRes]:
         """Let clients evaluate."""
 
-    def finish_round(self, server_round: int, manifest: str = "") -> None:
-        """The round's results are not needed any longer. The manifest says what came of whom."""
+    @property
+    def flights(self) -> Flights:
+        """The tasks that are under way in an asynchronous run."""
+
+    def finish_round(self, server_round: int, manifest: str = "", oldest_open: int | None = None) -> None:
+        """The round's results are not needed any longer. The manifest says what came of whom.
+
+        Tasks of the round ``oldest_open`` and later ones may still be under way (None: of none).
+        """
 
 
 class NodeProxy(ClientProxy):
@@ -157,6 +166,7 @@ class DriverExchange:
         self._round = 0
         self._pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
         self._manager = manager
+        self._journal = journal
         self._sent = SentBatches(driver, journal, manager)
         self._again: Again | None = None
 
@@ -170,9 +180,22 @@ class DriverExchange:
         self._round = server_round
         self.driver.start_round(server_round)
 
-    def finish_round(self, server_round: int, manifest: str = "") -> None:
-        """Clients may drop the round's results, and the server its blobs; the server keeps the manifest."""
-        self.driver.acknowledge(server_round, manifest, self._sent.payloads())
+    @cached_property
+    def flights(self) -> DriverFlights:
+        """The tasks that are under way in an asynchronous run.
+
+        Raises:
+            ConfigError: There is no client manager.
+        """
+        if self._manager is None:
+            raise ConfigError("An asynchronous run needs a client manager.")
+        pool = DaemonPool(DOWNLOADS_AT_ONCE, "hedgerow-download")
+        return DriverFlights(self.driver, self._manager, lambda c: _node_proxy(c).node, self._proxy, self._journal, pool)
+
+    def finish_round(self, server_round: int, manifest: str = "", oldest_open: int | None = None) -> None:
+        """Clients may drop the results of rounds of which nothing is open, and the server their blobs; it keeps the manifest."""
+        released = server_round if oldest_open is None else min(server_round, oldest_open - 1)
+        self.driver.acknowledge(released, manifest, server_round, self._sent.payloads())
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""

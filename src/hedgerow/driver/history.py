@@ -80,6 +80,16 @@ class History:
         """Note that a round did not count."""
         self.invalid_rounds[server_round] = reason
 
+    def series(self) -> dict[str, list[tuple[int, Scalar]]]:
+        """Every loss and metric as ``(round, value)``, under names such as "losses_centralized", "metrics_centralized/loss"."""
+        found: dict[str, list[tuple[int, Scalar]]] = {}
+        for name in ("losses_distributed", "losses_centralized"):
+            if losses := getattr(self, name):
+                found[name] = list(losses)
+        for name in ("metrics_distributed_fit", "metrics_distributed", "metrics_centralized"):
+            found |= {f"{name}/{metric}": list(values) for metric, values in getattr(self, name).items()}
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that was noted, as plain values that :meth:`load_state_dict` takes back."""
         state = {name: _copy(value) for name, value in vars(self).items()}

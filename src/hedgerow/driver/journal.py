@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +29,7 @@ from hedgerow.wire.convert import check_digest
 FORMAT = 1
 T = TypeVar("T")
 _CLOSED = "-closed"
-_NAME = re.compile(r"round-(\d{6,})-(fit|evaluate)(-closed)?\.json")
+_NAME = re.compile(r"round-(\d{6,})-(fit|evaluate|fit-\d{6,})(-closed)?\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Batch:
 
     Attributes:
         round: The round.
-        kind: "fit" or "evaluate".
+        kind: "fit" or "evaluate"; "fit-000017" for a task of an asynchronous run, which is a batch of its own.
         asked: Who, in order.
         instructions: What; several nodes may share one.
         not_asked: Names of the nodes that were available and not asked.
@@ -160,25 +160,44 @@ class Journal:
             CorruptData: A file is damaged.
             ConfigError: A file is another run's or somebody else's, or another version wrote it.
         """
-        for path in sorted(self.path.iterdir()):
-            found = _NAME.fullmatch(path.name)
-            if found is None:
-                raise ConfigError(f"{path} is no file of a run's journal. Put it elsewhere: this folder is the driver's own.")
-            read = self.closed if found[3] else self.read
-            read(int(found[1]), found[2])
+        known = set()
+        for round, kind, closed, path in self._files():
+            known.add(path)
+            read = self.closed if closed else self.read
+            read(round, kind)
+        for path in sorted(set(self.path.iterdir()) - known):
+            raise ConfigError(f"{path} is no file of a run's journal. Put it elsewhere: this folder is the driver's own.")
 
     def payloads(self) -> list[Payload]:
         """What all instructions that are noted name."""
-        names = [found for path in self.path.iterdir() if (found := _NAME.fullmatch(path.name)) and not found[3]]
-        batches = [self.read(int(found[1]), found[2]) for found in names]
-        return [ins.payload for batch in batches if batch is not None for ins in batch.instructions]
+        return [ins.payload for name in self.names() for ins in self.noted(name).instructions]
 
-    def forget(self, round: int) -> None:
-        """This round and all before it are over."""
-        last = self._file(round + 1, "").name
-        for path in self.path.iterdir():
-            if path.name < last:
+    def names(self) -> list[tuple[int, str]]:
+        """Round and kind of all batches, in their order."""
+        return sorted((round, kind) for round, kind, closed, _ in self._files() if not closed)
+
+    def noted(self, name: tuple[int, str]) -> Batch:
+        """A batch that must be there.
+
+        Raises:
+            CorruptData: It is missing or damaged.
+        """
+        batch = self.read(*name)
+        if batch is None:
+            raise CorruptData(f"{self._file(*name)} is missing. Restore it from a copy, or start a new run.")
+        return batch
+
+    def forget(self, round: int, keep: Collection[tuple[int, str]] = ()) -> None:
+        """This round and all before it are over, but for some batches of an asynchronous run."""
+        for at, kind, _, path in self._files():
+            if at <= round and (at, kind) not in keep:
                 path.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[tuple[int, str, bool, Path]]:
+        for path in sorted(self.path.iterdir()):
+            found = _NAME.fullmatch(path.name)
+            if found is not None:
+                yield int(found[1]), found[2], found[3] is not None, path
 
     def _read(self, path: Path, make: Callable[[Json], T]) -> T | None:
         try:

@@ -19,12 +19,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hedgerow.driver.answers import LATE, reason_of
-from hedgerow.driver.results import Failed, Results
+from hedgerow.driver.results import Failed, Measure, Results
 from hedgerow.records import EvaluateRes, FitRes
+from hedgerow.strategy.clients import ClientProxy
 
 NOT_SAMPLED = "not_sampled"
 NOT_VALID = "round_not_valid"
 NOT_FOLDED = "not_folded"
+STALE = "stale"
+RUN_OVER = "run_over"
 NOBODY = "no clients were selected to train"
 MAX_MESSAGE_CHARS = 500
 
@@ -40,26 +43,32 @@ def phase_entries(results: Results[FitRes] | Results[EvaluateRes], unused: str =
     """
     entries = []
     for index, (client, answer) in enumerate(results.answers()):
-        entry: NodeEntry = {"node": client.cid, "asked": True}
-        measure = results.measures.get(index)
-        if isinstance(answer, Failed):
-            reason = reason_of(answer.error)
-            entry["outcome"] = "late" if reason == LATE else "failed"
-            entry |= {"reason": reason, "message": str(answer.error)[:MAX_MESSAGE_CHARS]}
-        else:
-            entry["outcome"] = "excluded" if unused else "contributed"
-            if unused:
-                entry["reason"] = unused
-            entry["examples"] = answer.num_examples
-        if measure is not None:
-            entry |= {"bytes": measure.bytes, "seconds": round(measure.seconds, 3)}
-        entries.append(entry)
+        entries.append(answer_entry(client, answer, results.measures.get(index), unused))
     return entries + not_asked_entries(results.not_asked)
 
 
 def not_asked_entries(names: Iterable[str]) -> list[NodeEntry]:
     """Nodes that were available and not asked."""
     return [{"node": name, "asked": False, "outcome": "excluded", "reason": NOT_SAMPLED} for name in sorted(names)]
+
+
+def answer_entry(
+    client: ClientProxy, answer: FitRes | EvaluateRes | Failed, measure: Measure | None, unused: str = ""
+) -> NodeEntry:
+    """What came of one client that was asked. ``unused`` says why its result was not used, in one word; "" if it was."""
+    entry: NodeEntry = {"node": client.cid, "asked": True}
+    if isinstance(answer, Failed):
+        reason = reason_of(answer.error)
+        entry["outcome"] = "late" if reason == LATE else "failed"
+        entry |= {"reason": reason, "message": str(answer.error)[:MAX_MESSAGE_CHARS]}
+    else:
+        entry["outcome"] = "excluded" if unused else "contributed"
+        if unused:
+            entry["reason"] = unused
+        entry["examples"] = answer.num_examples
+    if measure is not None:
+        entry |= {"bytes": measure.bytes, "seconds": round(measure.seconds, 3)}
+    return entry
 
 
 def manifest_line(server_round: int, reason: str, phases: Mapping[str, Sequence[NodeEntry]]) -> str:

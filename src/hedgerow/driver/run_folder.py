@@ -134,7 +134,7 @@ class RunFolder:
         """
         checkpoint = read_checkpoint(self._checkpoints, self.record.run_id)
         if checkpoint is not None:
-            self.journal.forget(checkpoint.round)  # a driver may have died before it came to that
+            self.journal.forget(checkpoint.round, checkpoint.pending)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
         if self._manifest.is_dir():
             raise CorruptData(f"{self._manifest} is a folder. Restore the file from a copy, or start a new run.")
@@ -148,6 +148,10 @@ class RunFolder:
     def write_checkpoint(self, checkpoint: Checkpoint, cursor: int) -> None:
         """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
 
+        Args:
+            checkpoint: What is known.
+            cursor: Taken where the checkpoint has none.
+
         Raises:
             InvalidArgument: The strategy's state cannot be kept.
         """
@@ -157,8 +161,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         size = self._manifest.stat().st_size if self._manifest.exists() else 0
+        if checkpoint.cursor is not None:
+            cursor = checkpoint.cursor
         write_checkpoint(self._checkpoints, replace(checkpoint, run_id=self.record.run_id, cursor=cursor, manifest_bytes=size))
-        self.journal.forget(checkpoint.round)
+        self.journal.forget(checkpoint.round, checkpoint.pending)
 
     def _write_record(self) -> None:
         record = self.record

@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.driver.answers import reason_of
+from hedgerow.driver.asynchronous import AsynchronousRounds, Version
+from hedgerow.driver.callbacks import Callback, Callbacks
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import ServerConfig
@@ -21,6 +24,7 @@ from hedgerow.driver.manifest import NOBODY, NOT_FOLDED, NOT_VALID, NodeEntry, m
 from hedgerow.driver.results import Failed, Results
 from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
+from hedgerow.strategy.asynchronous import AsynchronousStrategy
 from hedgerow.strategy.clients import ClientManager, ClientProxy
 from hedgerow.strategy.fedavg import FedAvg
 from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
@@ -57,11 +61,18 @@ class Server:
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
+        self._callbacks = Callbacks()
+        self._asynchronous: AsynchronousRounds | None = None
+        self._num_rounds = 0
         self._nobody = ""
 
     def configure(self, config: ServerConfig) -> None:
         """When a round is valid; :func:`~hedgerow.driver.start_driver` calls this."""
         self._config = config
+
+    def call_back(self, callbacks: Sequence[Callback]) -> None:
+        """Whom to tell when a round is over; :func:`~hedgerow.driver.start_driver` calls this."""
+        self._callbacks = Callbacks(callbacks)
 
     def attach(self, exchange: Exchange, record: Record | None = None) -> None:
         """What carries instructions to clients, and what keeps rounds; :func:`~hedgerow.driver.start_driver` calls this."""
@@ -122,15 +133,41 @@ class Server:
             self._initialize(timeout)
         else:
             log.info("Resuming the run after round %s", done.round, extra={"action": "run_resumed", "round": done.round})
-            self.exchange.finish_round(done.round, done.manifest)  # the earlier process may have died before it could say so
+            oldest = min((server_round for server_round, _ in done.pending), default=None)
+            self.exchange.finish_round(done.round, done.manifest, oldest)  # the earlier process may have died before it could
+        self._num_rounds = num_rounds
         log.info("FL starting")
         started = time.perf_counter()
-        for server_round in range(1 if done is None else done.round + 1, num_rounds + 1):
-            self._start_round(server_round)
-            self._run_round(server_round, timeout, started)
-            self._finish_round(server_round)
+        server_round = 0 if done is None else done.round
+        try:
+            stop = self._tell_round_ended(server_round, "" if done is None else done.manifest)
+            while server_round < num_rounds and not stop:
+                server_round += 1
+                self._start_round(server_round)
+                self._run_round(server_round, timeout, started)
+                stop = self._tell_round_ended(server_round, self._finish_round(server_round))
+        finally:
+            self._callbacks.run_ended(self.history)
+        if stop:
+            if self._asynchronous is not None:
+                self._asynchronous.end(Version())
+            log.info("Stopped after round %s: %s", server_round, stop, extra={"action": "run_stopped_early"})
         log.info("FL finished in %s", time.perf_counter() - started, extra={"action": "run_finished"})
         return self.history
+
+    def is_over(self, num_rounds: int) -> bool:
+        """Whether the round after which a run is taken up was its last: the last of all, or one after which a callback stops."""
+        done = self._taken_up
+        if done is None:
+            return False
+        try:
+            return bool(self._tell_round_ended(done.round, done.manifest)) or done.round >= num_rounds
+        finally:
+            self._callbacks.run_ended(self.history)
+
+    def _tell_round_ended(self, server_round: int, manifest: str) -> str:
+        """Call the callbacks; returns why the run ends here, or ""."""
+        return self._callbacks.round_ended(server_round, self.parameters, self.history, manifest)
 
     def _initialize(self, timeout: float | None) -> None:
         self._start_round(0)
@@ -144,17 +181,25 @@ class Server:
             self.history.add_metrics_centralized(0, evaluated[1])
         self._finish_round(0)
 
-    def _finish_round(self, server_round: int) -> None:
-        """Keep what there is; then the clients' results, and the server's blobs, are not needed any longer."""
+    def _finish_round(self, server_round: int) -> str:
+        """Keep what there is; then the clients' results, and the server's blobs, are not needed. Returns the manifest's line."""
         reason = self.history.invalid_rounds.get(server_round, self._nobody)
         manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
+        rounds = self._asynchronous
         if self._record is not None:
             name, state = type(self.strategy).__name__, self.strategy.state_dict()
-            self._record.write(Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest))
-        self.exchange.finish_round(server_round, manifest)
+            checkpoint = Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest)
+            if rounds is not None:
+                checkpoint = replace(checkpoint, cursor=rounds.cursor, pending=rounds.flights.pending)
+            self._record.write(checkpoint)
+        self.exchange.finish_round(server_round, manifest, None if rounds is None else rounds.flights.oldest_round)
+        return manifest
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
-        fitted = self.fit_round(server_round, timeout)
+        if isinstance(self.strategy, AsynchronousStrategy):
+            fitted: FitRound | None = self._make_version(self.strategy, server_round, timeout)
+        else:
+            fitted = self.fit_round(server_round, timeout)
         if fitted is not None:
             if fitted[0] is not None and len(fitted[0]):
                 self.parameters = fitted[0]
@@ -204,6 +249,25 @@ class Server:
             unused = NOT_FOLDED
         self._phases[str(Kind.FIT)] = phase_entries(results, unused)
         return parameters, metrics, (results, results.failures)
+
+    def _make_version(self, strategy: AsynchronousStrategy, server_round: int, timeout: float | None) -> FitRound:
+        """A round of an asynchronous strategy; the first one takes up what an earlier process has under way."""
+        rounds = self._asynchronous
+        if rounds is None:
+            done, flights = self._taken_up, self.exchange.flights
+            cursor = 0 if done is None else done.cursor or 0
+            rounds = self._asynchronous = AsynchronousRounds(strategy, self._client_manager, flights, cursor)
+            pending = () if done is None else done.pending
+            flights.take_up(pending, server_round, self.parameters, strategy.update_spec, timeout)
+        version = rounds.make_version(server_round, self.parameters, timeout)
+        if server_round == self._num_rounds:
+            rounds.end(version)
+        if version.reason:
+            log.warning("fit_round %s: %s", server_round, version.reason, extra={"action": "round_not_valid"})
+            self.history.add_invalid_round(server_round, version.reason)
+        self.history.add_failures(server_round, version.failures)
+        self._phases[str(Kind.FIT)] = version.entries
+        return version.parameters, version.metrics, ([], [])
 
     def evaluate_round(self, server_round: int, timeout: float | None) -> EvaluateRound | None:
         """One evaluation by the clients.

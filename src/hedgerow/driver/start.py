@@ -6,11 +6,12 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.driver.callbacks import Callback
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import DriverLimits, ServerConfig
@@ -40,6 +41,7 @@ def start_driver(
     limits: DriverLimits | None = None,
     checkpoint_dir: str | Path | None = None,
     resume: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Run one job over the clients that are connected to a server, and return what it gave.
 
@@ -65,13 +67,14 @@ def start_driver(
         resume: The folder of a run whose driver died or gave up. The run goes on in the round in which it was: who was asked is
             not asked again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments
             as the first time.
+        callbacks: Told when a round is over, in their order; each may end the run, which is FINISHED then.
 
     Raises:
         ConfigError: An argument is wrong, or the folder to resume from is another run's.
         CorruptData: The folder to resume from is damaged.
         WaitTimeout: The server or the clients did not come in time.
         RunEnded: The run was ended by somebody else.
-        Exception: Whatever the strategy raises.
+        Exception: Whatever the strategy or a callback raises.
     """
     logs.show()
     limits = limits or DriverLimits()
@@ -82,6 +85,7 @@ def start_driver(
         server = Server(client_manager=manager, strategy=strategy)
     elif strategy is not None or client_manager is not None:
         raise ConfigError("Give start_driver either a server, or a strategy and a client_manager; the server has its own.")
+    server.call_back(callbacks)
     if isinstance(root_certificates, str | Path):
         root_certificates = read_pem(Path(root_certificates))
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
@@ -171,7 +175,7 @@ class _Run:
         try:
             driver.connect()
         except InvalidTransition:
-            if self._checkpoint is None or self._checkpoint.round < self._config.num_rounds:
+            if not self._server.is_over(self._config.num_rounds):
                 raise
             log.info("The run %s had finished already", driver.run_id, extra={"action": "run_finished"})
             return self._server.history
@@ -199,7 +203,7 @@ class _Run:
             run_id=record.run_id,
             identity=record.identity,
             server_id=record.server_id,
-            after_result=0 if self._checkpoint is None else self._checkpoint.cursor,
+            after_result=0 if self._checkpoint is None else self._checkpoint.cursor or 0,
         )
 
     def _check(self, driver: Driver) -> None:

@@ -16,6 +16,7 @@ from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.sessions import Sessions
+from hedgerow.store.rounds import ROUND_IS_OVER
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
 from hedgerow.wire import convert
@@ -194,10 +195,13 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        bounds.check_round(request.round)
+        bounds.check_round(max(request.round, request.manifest_round))
         bounds.check_ids("keep", request.keep)
         bounds.check_manifest(request.round, request.manifest)
-        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), request.manifest)
+        done = await self._store.acknowledge_round(
+            who, request.run_id, request.round, list(request.keep), request.manifest, request.manifest_round
+        )
+        self._notifier.cancelled([], done.notify, ROUND_IS_OVER)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
         return driver_pb2.AcknowledgeRoundReply()

@@ -83,8 +83,9 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """Outbox entries that may go, and blob files whose rows are gone: the caller unlinks them."""
+    """Tasks to cancel at their nodes, outbox entries that may go, and blob files whose rows are gone: the caller unlinks them."""
 
+    notify: list[Notice]
     release: list[Release]
     files: list[str]
 

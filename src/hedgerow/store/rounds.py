@@ -17,6 +17,8 @@ from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_r
 
 _RUNS, _RESULTS, _LINES = schema.runs.c, schema.results.c, schema.manifests.c
 _NO_ROUND = 2**62
+ROUND_IS_OVER = "the round is over"
+"""The reason with which tasks end that are still open when their round is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +31,29 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver: the blobs to keep, and its line of the manifest, "" for none."""
+    """A round that is safe with its driver: the blobs to keep, and a line of the manifest, "" for none, with its round."""
 
     round: int
     keep: Sequence[str]
-    manifest: str = ""
+    manifest: str
+    manifest_round: int
 
 
-def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over) -> Acknowledged:
+def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over, now: float) -> Acknowledged:
     """See :meth:`hedgerow.store.store.Store.acknowledge_round`."""
     run = own_run(connection, who, run_id)
     if RunState(run.state).final:
-        return Acknowledged([], [])  # everything is released already
+        return Acknowledged([], [], [])  # everything is released already
     round = over.round
     if over.manifest:
-        _keep_manifest(connection, run_id, round, over.manifest)
+        _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
+    late = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]
+    notify = notices(connection, late)
+    finish(connection, late, Reply(Outcome.CANCELLED, ROUND_IS_OVER), now, released=True)
     released = _release(connection, run_id, round)
-    return Acknowledged(released, references.drop(connection, run_id, round, frozenset(over.keep)))
+    return Acknowledged(notify, released, references.drop(connection, run_id, round, frozenset(over.keep)))
 
 
 def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[str]:

@@ -189,18 +189,21 @@ class Store:
         return await self._write(lambda c: rounds.end_run(c, who, run_id, rounds.End(state, message), now))
 
     async def acknowledge_round(
-        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: str = ""
+        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: str = "", manifest_round: int | None = None
     ) -> Acknowledged:
         """This round and all before it are safe with the driver: outbox entries and blobs not in ``keep`` may go.
 
-        The manifest is the round's line, which is kept with the run; of several the first stays.
+        Tasks of these rounds that are still open are cancelled. The manifest is the line of the round, or of ``manifest_round``,
+        which is kept with the run; of several the first stays.
 
         Raises:
             NotFound: There is no such run.
             PermissionDenied: It is another driver's.
             Unauthenticated: The driver is known with another secret.
         """
-        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, rounds.Over(round, keep, manifest)))
+        now = self._clock.now()
+        over = rounds.Over(round, keep, manifest, round if manifest_round is None else manifest_round)
+        return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, over, now))
 
     async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[str]:
         """What came of each node in the run's rounds after this one: a line of JSON for each round, in order."""
@@ -247,7 +250,7 @@ class Store:
         return await self._write(lambda c: tasks.cancel_tasks(c, who, run_id, task_ids, tasks.Why(reason, now)))
 
     async def expire_tasks(self, sent_before: float) -> Expired:
-        """Tasks that were last sent before that time, and are still open, expire."""
+        """Tasks that were first sent before that time, and are still open, expire."""
         now = self._clock.now()
         return await self._write(lambda c: tasks.expire_tasks(c, sent_before, now))
 

@@ -84,12 +84,20 @@ class Why:
 
 
 def move(connection: Connection, rows: Sequence[Row], event: Event, now: float) -> None:
-    """Move open tasks to the open state that the event leads to; ``SENT`` restarts the time that a task may take."""
+    """Move open tasks to the open state that the event leads to.
+
+    The time that a task may take counts from when it was first sent: a client that connects anew does not get more of it.
+    """
     if not rows:
         return
-    sent_at = now if event is Event.SENT else None
+
+    def sent_at(row: Row) -> float | None:
+        if event is not Event.SENT:
+            return None
+        return now if row.sent_at is None else float(row.sent_at)
+
     changes = [
-        {"moved": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": sent_at}
+        {"moved": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": sent_at(row)}
         for row in rows
     ]
     connection.execute(_MOVE, changes)

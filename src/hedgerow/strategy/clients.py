@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from hedgerow.errors import WaitTimeout
 from hedgerow.records import (
     EvaluateIns,
     EvaluateRes,
@@ -116,3 +117,16 @@ class ClientManager(ABC):
 
     def abort(self, error: BaseException) -> None:  # noqa: B027
         """The run cannot go on: whoever waits for clients must get this error. Managers that never wait need not care."""
+
+
+def wait_for_clients(client_manager: ClientManager, count: int) -> None:
+    """Wait until so many clients are available.
+
+    Raises:
+        WaitTimeout: They were not, for as long as the manager waits.
+    """
+    if not client_manager.wait_for(count):
+        raise WaitTimeout(
+            f"Waited in vain for {count} clients; {client_manager.num_available()} are available: "
+            f"{', '.join(client_manager.all()) or 'none'}."
+        )

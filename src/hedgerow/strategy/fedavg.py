@@ -5,13 +5,16 @@ McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Dec
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from hedgerow.aggregation.blocks import dtypes_of
 from hedgerow.aggregation.mean import WeightedMean, weighted_loss_mean
 from hedgerow.aggregation.updates import UpdateSpec
-from hedgerow.errors import WaitTimeout
 from hedgerow.records import (
     Config,
     EvaluateIns,
@@ -22,7 +25,7 @@ from hedgerow.records import (
     Scalar,
     parameters_to_ndarrays,
 )
-from hedgerow.strategy.clients import ClientManager, ClientProxy
+from hedgerow.strategy.clients import ClientManager, ClientProxy, wait_for_clients
 from hedgerow.strategy.strategy import EvaluateResults, Failures, FitResults, Strategy
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,15 @@ log = logging.getLogger(__name__)
 EvaluateFn: TypeAlias = Callable[[int, NDArrays, Config], tuple[float, dict[str, Scalar]] | None]
 ConfigFn: TypeAlias = Callable[[int], Config]
 MetricsFn: TypeAlias = Callable[[list[tuple[int, Metrics]]], Metrics]
+
+
+def _noting(configure_fit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(configure_fit)
+    def noting(self: FedAvg, server_round: int, parameters: Parameters, client_manager: ClientManager) -> Any:
+        self._note_sent(parameters)
+        return configure_fit(self, server_round, parameters, client_manager)
+
+    return noting
 
 
 class FedAvg(Strategy):
@@ -49,6 +61,14 @@ class FedAvg(Strategy):
         fit_metrics_aggregation_fn: Called with ``[(num_examples, metrics), …]`` of the training.
         evaluate_metrics_aggregation_fn: Called with ``[(num_examples, metrics), …]`` of the evaluation.
     """
+
+    _dtypes: Mapping[str, np.dtype[Any]] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass's own ``configure_fit`` note what is sent: code that was written for Flower does not call this one's."""
+        super().__init_subclass__(**kwargs)
+        if "configure_fit" in vars(cls):
+            cls.configure_fit = _noting(cls.configure_fit)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -113,9 +133,14 @@ class FedAvg(Strategy):
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """The same instruction to a sample of the available clients."""
+        self._note_sent(parameters)
         ins = FitIns(parameters, self.on_fit_config_fn(server_round) if self.on_fit_config_fn is not None else {})
         sample_size, min_num_clients = self._sizes(client_manager, self.num_fit_clients)
         return [(client, ins) for client in client_manager.sample(sample_size, min_num_clients)]
+
+    def resume_fit(self, server_round: int, parameters: Parameters, instructions: Sequence[tuple[ClientProxy, FitIns]]) -> None:
+        """Note what was sent."""
+        self._note_sent(parameters)
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
@@ -129,19 +154,8 @@ class FedAvg(Strategy):
 
     def aggregate_fit(self, server_round: int, results: FitResults, failures: Failures) -> tuple[Parameters | None, Metrics]:
         """The weighted mean, folded while results arrive."""
-        mean = WeightedMean()
-        metrics = []
-        for _, res in results:
-            mean.add(res.parameters, res.num_examples)
-            metrics.append((res.num_examples, res.metrics))
-        if not metrics or (failures and not self.accept_failures):
-            return None, {}
-        if not mean.weight:
-            log.warning(
-                "Round %s: all %s clients trained on 0 examples; the parameters stay as they are", server_round, len(mean)
-            )
-            return None, {}
-        return mean.result(), self._fold_metrics(self.fit_metrics_aggregation_fn, metrics, "fit", server_round)
+        mean, metrics = self._fold_fit(server_round, results, failures)
+        return (None, metrics) if mean is None else (mean.result(self._dtypes), metrics)
 
     def aggregate_evaluate(self, server_round: int, results: EvaluateResults, failures: Failures) -> tuple[float | None, Metrics]:
         """The mean loss, weighted by the numbers of examples."""
@@ -149,7 +163,7 @@ class FedAvg(Strategy):
         for _, res in results:
             losses.append((res.num_examples, res.loss))
             metrics.append((res.num_examples, res.metrics))
-        if not losses or (failures and not self.accept_failures):
+        if not self._counts("evaluate", len(losses), failures):
             return None, {}
         if not any(examples for examples, _ in losses):
             log.warning("Round %s: all %s clients evaluated 0 examples; there is no loss", server_round, len(losses))
@@ -161,13 +175,33 @@ class FedAvg(Strategy):
         """Names, shapes and dtypes of the parameters that were sent, and finite values."""
         return UpdateSpec.like(ins.parameters)
 
+    def _note_sent(self, parameters: Parameters) -> None:
+        """Parameters were sent for training. A client that computes in a wider dtype must not widen the model."""
+        self._dtypes = dtypes_of(parameters)
+
+    def _fold_fit(self, server_round: int, results: FitResults, failures: Failures) -> tuple[WeightedMean | None, Metrics]:
+        """The weighted mean before it is rounded (None: the round gives nothing), and the folded metrics."""
+        mean = WeightedMean()
+        metrics = []
+        for _, res in results:
+            mean.add(res.parameters, res.num_examples)
+            metrics.append((res.num_examples, res.metrics))
+        if not self._counts("fit", len(metrics), failures):
+            return None, {}
+        if not mean.weight:
+            log.warning(
+                "Round %s: all %s clients trained on 0 examples; the parameters stay as they are", server_round, len(mean)
+            )
+            return None, {}
+        return mean, self._fold_metrics(self.fit_metrics_aggregation_fn, metrics, "fit", server_round)
+
+    def _counts(self, phase: str, num_results: int, failures: Failures) -> bool:
+        """Whether a fit or evaluate with so many results, and these failures, is folded."""
+        return num_results > 0 and (self.accept_failures or not failures)
+
     def _sizes(self, client_manager: ClientManager, sizes: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
         """Sample size and number of clients to wait for, counted when those are there."""
-        if not client_manager.wait_for(self.min_available_clients):
-            raise WaitTimeout(
-                f"Waited in vain for {self.min_available_clients} clients; {client_manager.num_available()} are available: "
-                f"{', '.join(client_manager.all()) or 'none'}."
-            )
+        wait_for_clients(client_manager, self.min_available_clients)
         return sizes(client_manager.num_available())
 
     @staticmethod

@@ -60,6 +60,18 @@ class NotedFedAvgM(NotedFedAvg, hg.FedAvgM):
     """The same with momentum, which is state that rounds hand on."""
 
 
+class NotedFedBuff(hg.FedBuff):
+    """FedBuff that notes what it folds."""
+
+    folds: Path
+
+    def fold(self, server_round: int, update: Any) -> bool:
+        """Fold and note."""
+        with self.folds.open("a") as file:
+            file.write(f"{os.getpid()} {server_round} {update.client.cid}\n")
+        return super().fold(server_round, update)
+
+
 def main() -> None:
     """Run one job."""
     p = argparse.ArgumentParser(description=__doc__)
@@ -70,6 +82,9 @@ def main() -> None:
     p.add_argument("--fraction", type=float, default=1.0)
     p.add_argument("--fraction-evaluate", type=float, default=0.0)
     p.add_argument("--momentum", type=float, default=0.0)
+    p.add_argument("--buffer", type=int, default=0, help="asynchronous, with a buffer of so many updates")
+    p.add_argument("--max-staleness", type=int, default=None)
+    p.add_argument("--slow", default="", help="the client that takes ten times as long")
     p.add_argument("--seconds", type=float, default=0.5)
     p.add_argument("--numbers", type=int, default=50_000)
     p.add_argument("--seed", type=int, default=1)
@@ -91,11 +106,16 @@ def main() -> None:
         "min_fit_clients": 1,
         "min_evaluate_clients": 1,
         "min_available_clients": args.clients,
-        "on_fit_config_fn": lambda server_round: {"round": server_round, "seconds": args.seconds},
+        "on_fit_config_fn": lambda server_round: {"round": server_round, "seconds": args.seconds, "slow": args.slow},
         "evaluate_fn": note_round,
         "initial_parameters": hg.ndarrays_to_parameters([start]),
     }
-    strategy: NotedFedAvg = NotedFedAvgM(**sampling, server_momentum=args.momentum) if args.momentum else NotedFedAvg(**sampling)
+    strategy: NotedFedAvg | NotedFedBuff
+    if args.buffer:
+        sampling |= {"buffer_size": args.buffer, "concurrency": args.clients, "max_staleness": args.max_staleness}
+        strategy = NotedFedBuff(**sampling)
+    else:
+        strategy = NotedFedAvgM(**sampling, server_momentum=args.momentum) if args.momentum else NotedFedAvg(**sampling)
     strategy.folds = args.out / "folds"
     options: dict[str, Any] = {}
     if args.checkpoint_dir and "checkpoint_dir" in inspect.signature(hg.start_driver).parameters:

@@ -29,7 +29,7 @@ def note(*words: object) -> None:
 
 
 class Site(NumPyClient):
-    """Trains for ``config["seconds"]``."""
+    """Trains for ``config["seconds"]``, ten times as long where its name is ``config["slow"]``."""
 
     context: Context
 
@@ -37,7 +37,7 @@ class Site(NumPyClient):
         """Half of what came plus noise that follows from the task's seed."""
         node, server_round = self.context.node_name, config["round"]
         note("start", node, server_round, os.getpid())
-        time.sleep(float(config["seconds"]))
+        time.sleep(float(config["seconds"]) * (10 if node == config.get("slow") else 1))
         trained = [p * np.float32(0.5) + np.random.standard_normal(p.shape).astype(np.float32) for p in parameters]
         fault = Path(os.environ.get("FAULTS_DIR", "/nonexistent")) / f"{node}-{server_round}"
         match fault.read_text() if fault.exists() else "":

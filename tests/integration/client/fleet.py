@@ -184,7 +184,7 @@ class Site:
             self.running = None
 
     def outbox(self) -> set[str]:
-        return {path.name for path in (self.folder / "state" / "outbox").iterdir()}
+        return {path.name for path in (self.folder / "state" / "outbox").iterdir() if "." not in path.name}
 
 
 @contextlib.asynccontextmanager

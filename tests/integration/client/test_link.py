@@ -170,7 +170,7 @@ async def test_a_finished_task_that_is_assigned_again_is_sent_again_not_done_aga
     session = await fleet.session()
     session.push(assign=task(1))
     await fleet.replies(1)
-    while not (site.folder / "state" / "outbox" / "task0001" / "accepted").exists():
+    while (entry := site.link.outbox.get("task0001")) is None or not entry.accepted_by:
         await wait(asyncio.sleep(0.01), SOON, "the client to note that the result was accepted")
     session.push(assign=task(1))
     first, second = await fleet.replies(2)
@@ -302,7 +302,7 @@ async def test_a_result_is_sent_again_until_the_server_can_take_it(fleet: FakeFl
 
 
 async def test_a_refused_result_becomes_a_failure_with_the_servers_reason(fleet: FakeFleet, site: Site) -> None:
-    fleet.refuse["CompleteTask"] = [errors.InvalidArgument("I do not like it")] * 3
+    fleet.refuse["CompleteTask"] = [errors.InvalidArgument("I do not like it")]
     (await fleet.session()).push(assign=task(1))
     (reply,) = await fleet.replies(1)
     assert reply.outcome is Outcome.INVALID_RESULT

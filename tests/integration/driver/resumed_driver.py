@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow.aggregation.mean import WeightedMean
-from hedgerow.driver import Server, ServerConfig, checkpoint, driver, start_driver
+from hedgerow.driver import Callback, CsvReport, RoundEnd, Server, ServerConfig, checkpoint, driver, start_driver
 from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
-from hedgerow.records import GetPropertiesIns
-from hedgerow.strategy import FedAvg, FedAvgM
+from hedgerow.records import GetPropertiesIns, Parameters
+from hedgerow.strategy import FedAdam, FedAvg, FedAvgM, Krum, Scaffold
 from hedgerow.strategy.fedavg import ConfigFn
 from hedgerow.wire import tensors
 
@@ -113,7 +113,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "in the fold": lambda: before(WeightedMean, "add", second(lambda *args: now())),
     "before the phase is closed": lambda: before(Journal, "close", lambda *args: now()),
     "after the phase is closed": lambda: after(Journal, "close", lambda *args: now()),
-    "after the fold": lambda: after(FedAvg, "aggregate_fit", lambda *args: now()),
+    "after the fold": lambda: after(FedAvg, "_fold_fit", lambda *args: now()),
     "while clients evaluate": lambda: after(driver.Driver, "push", tasks_are("evaluate")),
     "before the rename": lambda: before(checkpoint, "rename", checkpoint_of(DEADLY)),
     "after the rename": lambda: after(checkpoint, "rename", checkpoint_of(DEADLY)),
@@ -154,6 +154,36 @@ class AskingFedAvgM(Asking, FedAvgM):
     pass
 
 
+class AskingFedAdam(Asking, FedAdam):
+    pass
+
+
+class AskingKrum(Asking, Krum):
+    pass
+
+
+class AskingScaffold(Asking, Scaffold):
+    pass
+
+
+class Enough(Callback):
+    """Ends the run early."""
+
+    def on_round_end(self, end: RoundEnd) -> str | None:
+        return "these were enough" if end.server_round == ROUNDS else None
+
+
+STRATEGIES: dict[str, Callable[..., FedAvg]] = {
+    "FedAvg": AskingFedAvg,
+    "FedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
+    "FedAdam": AskingFedAdam,
+    "Krum": AskingKrum,
+    "Scaffold": functools.partial(AskingScaffold, server_learning_rate=0.9),
+}
+STOPPED_EARLY = {"Scaffold"}
+"""With these, a callback ends the run."""
+
+
 def main(address: str, strategy: str, folder: str, step: str, output: str) -> None:
     start_round = Server._start_round
 
@@ -170,20 +200,19 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
         "min_available_clients": 3,
         "on_fit_config_fn": lambda server_round: {"round": server_round, "run": Path(folder).name},
     }
-    if strategy == "FedAvgM":
-        server = Server(strategy=AskingFedAvgM(server_momentum=0.9, server_learning_rate=0.7, **arguments))
-    else:
-        server = Server(strategy=AskingFedAvg(**arguments))
+    server = Server(strategy=STRATEGIES[strategy](**arguments))
     there = (Path(folder) / "run.json").exists()
     history = start_driver(
         server_address=address,
         server=server,
-        config=ServerConfig(num_rounds=ROUNDS, seed=SEED),
+        config=ServerConfig(num_rounds=ROUNDS + (4 if strategy in STOPPED_EARLY else 0), seed=SEED),
+        callbacks=[CsvReport(f"{output}.csv"), Enough()],
         **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
     )
     found = {
         "parameters": hashlib.sha256(tensors.dumps(server.parameters)).hexdigest(),
         "history": repr(history),
+        "csv": Path(f"{output}.csv").read_text(),
         "manifest": _manifest(Path(folder)),
         "state": hashlib.sha256(b"".join(a.tobytes() for a in _arrays(server.strategy.state_dict()))).hexdigest(),
     }
@@ -200,7 +229,7 @@ def _manifest(folder: Path) -> list[dict[str, Any]]:
 
 
 def _arrays(state: dict[str, Any]) -> list[Any]:
-    return [array for value in state.values() if value is not None for array in value.arrays()]
+    return [array for value in state.values() if isinstance(value, Parameters) for array in value.arrays()]
 
 
 if __name__ == "__main__":

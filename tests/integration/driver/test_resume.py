@@ -17,16 +17,19 @@ from typing import IO, Any
 
 import pytest
 
-from tests.integration.driver.resumed_driver import ROUNDS, STEPS
+from tests.integration.driver.resumed_driver import ROUNDS, STEPS, STRATEGIES
 from tests.source_tree import ROOT
 
 LIMIT_S = 60
 CLIENT = """
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 
 import hedgerow.client as hc
+from hedgerow.training import ControlVariates
 
 HERE = Path(__file__).parent
 
@@ -41,8 +44,20 @@ class Hospital(hc.NumPyClient):
     def fit(self, parameters, config):
         with (HERE / "fits").open("a") as file:
             file.write(f"{config['run']} {config['round']} {self.context.node_name}\\n")
+        if "scaffold_round" in config:
+            returned = self.fit_scaffold(ControlVariates(parameters, config, self.context.state))
+            marker = HERE / f"die-{config['run']}-{config['round']}-{self.context.node_name}"
+            if marker.exists():
+                marker.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return returned
         noise = np.random.standard_normal(20_000).astype(np.float32)
         return [parameters[0] * np.float32(0.5) + noise, parameters[1] + 1], np.random.randint(1, 9), {}
+
+    def fit_scaffold(self, variates):
+        noise = np.random.standard_normal(20_000).astype(np.float32)
+        trained = [variates.model[0] * np.float32(0.5) - np.float32(0.1) * variates.corrections[0] + noise, variates.model[1] + 1]
+        return variates.finish(trained, steps=5, learning_rate=0.1), np.random.randint(1, 9), {}
 
     def evaluate(self, parameters, config):
         return float(np.abs(parameters[0]).mean() + config["value"]), np.random.randint(1, 9), {}
@@ -128,13 +143,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def undisturbed(site: Site) -> dict[str, dict[str, Any]]:
-    for strategy in ("FedAvg", "FedAvgM"):
+    for strategy in STRATEGIES:
         assert site.drive(strategy, f"undisturbed-{strategy}") == 0, site.log(f"undisturbed-{strategy}")
-    return {strategy: site.outcome(f"undisturbed-{strategy}") for strategy in ("FedAvg", "FedAvgM")}
+    return {strategy: site.outcome(f"undisturbed-{strategy}") for strategy in STRATEGIES}
 
 
-@pytest.mark.parametrize("strategy", ["FedAvg", "FedAvgM"])
-@pytest.mark.parametrize("step", STEPS)
+# Every step for those that are the base of all others; for others those at which what a round notes, or keeps, is at stake.
+@pytest.mark.parametrize(
+    ("strategy", "step"),
+    [
+        *((strategy, step) for strategy in ("FedAvg", "FedAvgM") for step in STEPS),
+        *((strategy, step) for strategy in ("FedAdam", "Krum") for step in ("while results arrive", "after the rename")),
+        *(
+            ("Scaffold", step)
+            for step in ("before the push", "while results arrive", "in the fold", "after the rename", "after the end")
+        ),
+    ],
+)
 def test_driver_killed_at_any_step_and_resumed_gives_the_same_bits(
     site: Site, undisturbed: dict[str, dict[str, Any]], step: str, strategy: str
 ) -> None:
@@ -149,5 +174,15 @@ def test_driver_killed_at_any_step_and_resumed_gives_the_same_bits(
     assert {entry["outcome"] for line in site.outcome(name)["manifest"] for entry in line["fit"]} == {"contributed", "excluded"}
 
 
+def test_control_variate_is_applied_once_when_a_worker_dies_with_it(site: Site, undisturbed: dict[str, dict[str, Any]]) -> None:
+    markers = [site.folder / f"die-dying-{number}-hospital_{which}" for number in range(1, ROUNDS + 1) for which in "abc"]
+    for marker in markers:
+        marker.touch()
+    assert site.drive("Scaffold", "dying") == 0, site.log("dying")
+    assert site.outcome("dying") == undisturbed["Scaffold"]
+    assert set(site.fits("dying").values()) == {2}, "every worker died once in every fit"
+    assert len([marker for marker in markers if not marker.exists()]) == ROUNDS * 2
+
+
 def test_the_strategies_differ(undisturbed: dict[str, dict[str, Any]]) -> None:
-    assert undisturbed["FedAvg"]["parameters"] != undisturbed["FedAvgM"]["parameters"]
+    assert len({outcome["parameters"] for outcome in undisturbed.values()}) == len(STRATEGIES)

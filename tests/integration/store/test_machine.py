@@ -228,9 +228,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(round=st.integers(0, 4))
     def acknowledge_round(self, round: int) -> None:
+        late = [t for t in self._open_tasks() if t.round <= round]
         self.run(self.store.acknowledge_round(DRIVER, RUN, round, []))
         if not self.ended:
             self.acknowledged = max(self.acknowledged, round)
+            for task in late:
+                self._end(task, Outcome.CANCELLED)
 
     @precondition(lambda self: len(self.tasks) > 8)
     @rule()

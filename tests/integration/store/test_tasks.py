@@ -9,6 +9,7 @@ import pytest
 from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound, PermissionDenied, RunEnded, Unauthenticated
 from hedgerow.records import Outcome, Reply, RunState, Task
 from hedgerow.security import Identity
+from hedgerow.store.rounds import ROUND_IS_OVER
 from hedgerow.store.store import Store
 from hedgerow.task_states import TaskState
 from tests.integration.store.conftest import RUN, HeldClock, client, digest, done, driver, fit, upload
@@ -250,7 +251,7 @@ async def test_interrupted_run_goes_on_when_its_driver_watches_it_again(store: S
     assert (await store.check_run(DRIVER, RUN)).state is RunState.PENDING
 
 
-async def test_acknowledged_round_releases_its_results_once_and_leaves_open_tasks(store: Store) -> None:
+async def test_acknowledged_round_releases_its_results_once(store: Store) -> None:
     await start(store, A, B)
     first, straggler, second = fit(A, round=1), fit(B, round=1), fit(A, round=2)
     await store.push_tasks(DRIVER, RUN, [first, straggler, second])
@@ -259,7 +260,7 @@ async def test_acknowledged_round_releases_its_results_once_and_leaves_open_task
     assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == [(A.id, 1, [first.task_id])]
     assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == []
     late = await store.complete_task(B.id, 1, straggler.task_id, done())
-    assert (late.accepted, late.release) == (True, True)
+    assert (late.accepted, late.release) == (False, True)
     assert (await store.acknowledge_round(DRIVER, RUN, 2, [])).release == [(A.id, 1, [second.task_id])]
 
 
@@ -279,3 +280,26 @@ async def test_manifest_of_a_round_is_kept_as_it_came_first_also_when_the_run_is
     assert await store.manifest(RUN) == ["one", "two"]
     assert await store.manifest(RUN, after_round=1) == ["two"]
     assert await store.manifest("run00000009") == []
+
+
+async def test_tasks_that_are_open_when_their_round_is_acknowledged_are_cancelled(store: Store) -> None:
+    await start(store, A)
+    old, new = fit(A, round=1), fit(A, round=2)
+    await store.push_tasks(DRIVER, RUN, [old, new])
+    done = await store.acknowledge_round(DRIVER, RUN, 1, [])
+    assert done.notify == [(A.id, 1, old.task_id)]
+    (result,) = await store.results_after(RUN, 0, 10)
+    assert (result.task_id, result.reply.outcome, result.reply.message) == (old.task_id, Outcome.CANCELLED, ROUND_IS_OVER)
+    assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).notify == []
+    assert [a.task_id for a in (await store.open_session(A, "hospital_0", [], [])).assign] == [new.task_id]
+
+
+async def test_a_client_that_connects_anew_gets_no_more_time_for_its_task(store: Store, clock: HeldClock) -> None:
+    await start(store, A)
+    task = fit(A)
+    await store.push_tasks(DRIVER, RUN, [task])
+    clock.advance(60)
+    for in_hand in ([], [task.task_id]):
+        await store.open_session(A, "hospital_0", in_hand, [])
+    expired = await store.expire_tasks(clock.now() - 30)
+    assert expired.run_ids == [RUN]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hedgerow.aggregation import WeightedMean, weighted_loss_mean, weighted_mean
-from hedgerow.aggregation.mean import BLOCK
+from hedgerow.aggregation.blocks import BLOCK
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import Parameters
 
@@ -164,3 +164,26 @@ def test_loss_is_the_weighted_mean_in_any_order(pairs: list[tuple[int, float]]) 
     scale = max(abs(loss) for _, loss in pairs)
     for order in itertools.islice(itertools.permutations(pairs), 3):
         assert abs(Fraction(weighted_loss_mean(order)) - exact) <= Fraction(scale) * Fraction(2) ** -50
+
+
+def test_mean_that_is_taken_is_not_rounded_and_empties_the_accumulator() -> None:
+    mean = WeightedMean()
+    for value, weight in ((1.0, 1), (1.0078125, 2)):
+        mean.add(Parameters({"w": np.full((1, 2), value, ml_dtypes.bfloat16), "n": np.array(weight)}), weight)
+    taken = mean.take()
+    assert {name: (array.dtype.name, array.tolist()) for name, array in taken.items()} == {
+        "w": ("float64", [[(1 + 2 * 1.0078125) / 3] * 2]),
+        "n": ("float64", 5 / 3),
+    }
+    assert (len(mean), mean.weight) == (0, 0)
+    with pytest.raises(InvalidArgument, match="0 updates"):
+        mean.take()
+
+
+def test_result_has_the_dtype_that_is_wanted() -> None:
+    updates = [(Parameters({"w": np.array([x], np.float64), "n": np.array(1)}), 1) for x in (1.0, 2.0)]
+    mean = weighted_mean(updates, {"w": np.dtype(np.float16)})
+    assert {name: (array.dtype.name, array.tolist()) for name, array in mean.items()} == {
+        "w": ("float16", [1.5]),
+        "n": ("int64", 1),
+    }

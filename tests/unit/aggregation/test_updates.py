@@ -66,3 +66,17 @@ def test_anything_finite_passes_where_nothing_is_said() -> None:
 
 def test_not_finite_values_pass_where_they_are_allowed() -> None:
     check_update(update(b=np.array([np.nan, 0], np.float32)), 1, UpdateSpec.like(MODEL, finite=False))
+
+
+def test_further_check_sees_what_fits_otherwise() -> None:
+    seen: list[Parameters] = []
+
+    def refuse(parameters: Parameters) -> None:
+        seen.append(parameters)
+        raise BadUpdate("not that one")
+
+    with pytest.raises(BadUpdate, match="not that one"):
+        check_update(update(), 1, UpdateSpec(check=refuse))
+    with pytest.raises(BadUpdate, match="not finite"):
+        check_update(update(b=np.array([0, np.nan], np.float32)), 1, UpdateSpec(check=refuse))
+    assert len(seen) == 1

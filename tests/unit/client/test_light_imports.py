@@ -17,6 +17,8 @@ def imported(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
+        ("hedgerow", {"grpc", "sqlalchemy", "aiohttp", "torch", "sklearn", "xgboost"}),
+        ("hedgerow.frameworks", {"torch", "sklearn", "xgboost"}),
         ("hedgerow.client.worker", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client.launch", {"sqlalchemy", "aiohttp", "torch", "prometheus_client"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,39 +57,43 @@ def test_an_entry_without_parameters_survives_too(state: StateDir) -> None:
     assert entry.parameters is None
 
 
-def _truncate_parameters(folder: Path) -> None:
-    (folder / "parameters").write_bytes(b"ten")
+def _truncate_parameters(entry: Path) -> None:
+    entry.with_name(f"{TASK}.parameters").write_bytes(b"ten")
 
 
-def _remove_parameters(folder: Path) -> None:
-    (folder / "parameters").unlink()
+def _remove_parameters(entry: Path) -> None:
+    entry.with_name(f"{TASK}.parameters").unlink()
 
 
-def _empty_reply(folder: Path) -> None:
-    (folder / "reply").write_bytes(b"")
+def _empty(entry: Path) -> None:
+    entry.write_bytes(b"")
 
 
-def _empty_entry(folder: Path) -> None:
-    (folder / "entry.json").write_bytes(b"")
+def _cut(entry: Path) -> None:
+    entry.write_bytes(entry.read_bytes()[:-1])
 
 
-def _remove_entry(folder: Path) -> None:
-    (folder / "entry.json").unlink()
+def _change_a_byte(entry: Path) -> None:
+    data = bytearray(entry.read_bytes())
+    data[-3] ^= 1
+    entry.write_bytes(data)
 
 
-def _lose_a_field(folder: Path) -> None:
-    stored = json.loads((folder / "entry.json").read_text())
-    del stored["upload_id"]
-    (folder / "entry.json").write_text(json.dumps(stored))
+def _no_message(entry: Path) -> None:
+    body = b"\xff\xff"
+    entry.write_bytes(hashlib.sha256(body).digest() + body)
 
 
-def _hide(folder: Path) -> None:
-    folder.rename(folder.with_name("." + folder.name))
+def _remove_entry(entry: Path) -> None:
+    entry.unlink()
+
+
+def _hide(entry: Path) -> None:
+    entry.rename(entry.with_name("." + entry.name))
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [_truncate_parameters, _remove_parameters, _empty_reply, _empty_entry, _remove_entry, _lose_a_field, _hide],
+    "damage", [_truncate_parameters, _remove_parameters, _empty, _cut, _change_a_byte, _no_message, _remove_entry, _hide]
 )
 def test_a_half_written_entry_is_removed_at_start(
     state: StateDir, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
@@ -116,6 +120,39 @@ def test_a_full_disk_leaves_the_files_for_another_try(state: StateDir, monkeypat
     assert outbox.put(TASK, "run00001", "fit task", REPLY, result, None).size == 7
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_whichever_rename_fails_another_try_keeps_parameters_and_state(
+    state: StateDir, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, result, new_state = Outbox(state), file(state, b"tensors"), state.work_path(TASK, "state")
+    new_state.write_bytes(b"new")
+    calls, rename = [], Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", broken)
+        with pytest.raises(OSError, match="No space left"):
+            outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    assert not state.run_state_path("run00001").exists(), "the state changes with the result, not before it"
+    entry = outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    assert entry.parameters is not None
+    assert entry.parameters.read_bytes() == b"tensors"
+    assert state.run_state_path("run00001").read_bytes() == b"new"
+    assert Outbox(state).get(TASK) == entry
+
+
+def test_a_death_before_the_result_was_kept_changes_no_state(state: StateDir) -> None:
+    state.run_state_path("run00001").write_bytes(b"old")
+    (state.path / "outbox" / f"{TASK}.state").write_bytes(b"new")
+    assert len(Outbox(state)) == 0
+    assert state.run_state_path("run00001").read_bytes() == b"old"
+
+
 def test_the_runs_state_changes_together_with_the_result(state: StateDir) -> None:
     outbox = Outbox(state)
     new_state = state.work_path(TASK, "state")
@@ -126,7 +163,7 @@ def test_the_runs_state_changes_together_with_the_result(state: StateDir) -> Non
 
 def test_a_death_right_after_the_result_was_kept_loses_no_state(state: StateDir) -> None:
     put(state)
-    (state.path / "outbox" / TASK / "state").write_bytes(b"new")
+    (state.path / "outbox" / f"{TASK}.state").write_bytes(b"new")
     Outbox(state)
     assert state.run_state_path("run00001").read_bytes() == b"new"
 
@@ -136,6 +173,19 @@ def test_what_a_server_accepted_is_remembered(state: StateDir) -> None:
     entry = Outbox(state).get(TASK)
     assert entry is not None
     assert entry.accepted_by == "server1"
+
+
+def test_small_parameters_stay_in_the_reply_and_move_to_a_file_on_demand(state: StateDir) -> None:
+    reply = records_pb2.Reply(outcome=records_pb2.OUTCOME_OK, parameters=records_pb2.Payload(inline=b"tensors"))
+    outbox = Outbox(state)
+    entry = outbox.put(TASK, "run00001", "fit task", reply, None, None)
+    assert Outbox(state).get(TASK) == entry
+    assert [path.name for path in (state.path / "outbox").iterdir()] == [TASK], "one file"
+    moved = outbox.to_file(entry)
+    assert moved.parameters is not None
+    assert (moved.parameters.read_bytes(), moved.size) == (b"tensors", 7)
+    assert not moved.reply.HasField("parameters")
+    assert Outbox(state).get(TASK) == moved
 
 
 def test_sending_again_uses_a_fresh_upload(state: StateDir) -> None:

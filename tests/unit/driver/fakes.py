@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hedgerow.aggregation import UpdateSpec
+from hedgerow.driver.asynchronous import Flights
 from hedgerow.driver.results import Results
 from hedgerow.records import (
     Code,
@@ -79,7 +80,11 @@ class FakeExchange:
     def start_round(self, server_round: int) -> None:
         self.rounds.append(f"start {server_round}")
 
-    def finish_round(self, server_round: int, manifest: str = "") -> None:
+    @property
+    def flights(self) -> Flights:
+        raise NotImplementedError
+
+    def finish_round(self, server_round: int, manifest: str = "", oldest_open: int | None = None) -> None:
         self.rounds.append(f"finish {server_round}")
         self.manifests.append(manifest)
 

@@ -94,3 +94,14 @@ def test_file_that_is_none_of_the_journals_is_found(tmp_path: Path, name: str, c
     write_sealed(tmp_path / name, content)
     with pytest.raises(error, match=name):
         journal.check()
+
+
+def test_tasks_that_are_still_under_way_are_kept_when_their_round_is_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for round, kind in ((1, "fit-000000"), (1, "fit-000001"), (2, "fit-000000"), (3, "fit-000000")):
+        journal.write(Batch(round, kind, [], []))
+    journal.forget(2, [(1, "fit-000001")])
+    assert journal.names() == [(1, "fit-000001"), (3, "fit-000000")]
+    assert journal.noted((1, "fit-000001")).round == 1
+    with pytest.raises(CorruptData, match="is missing"):
+        journal.noted((1, "fit-000000"))

@@ -7,32 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow.driver import SimpleClientManager
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import FitRes, Parameters
 from hedgerow.strategy import FedAvg, FedAvgM
 from tests.unit.driver.fakes import OK, FakeClient, model
+from tests.unit.strategy.rounds import manager, must, one_round
 
 LR, BETA = 0.5, 0.9
 
 
-def manager() -> SimpleClientManager:
-    made = SimpleClientManager(wait_for_clients_s=0.0)
-    for name in ("a", "b"):
-        made.register(FakeClient(name))
-    return made
-
-
 def strategy(**arguments: Any) -> FedAvgM:
     return FedAvgM(server_learning_rate=LR, server_momentum=BETA, **arguments)
-
-
-def one_round(made: FedAvg, x: Parameters, updates: list[tuple[Parameters, int]]) -> Parameters:
-    instructions = made.configure_fit(1, x, manager())
-    results = [(c, FitRes(OK, p, n)) for (c, _), (p, n) in zip(instructions, updates, strict=True)]
-    new, _ = made.aggregate_fit(1, results, [])
-    assert new is not None
-    return new
 
 
 def rounds(count: int) -> list[list[tuple[Parameters, int]]]:
@@ -45,7 +30,7 @@ def test_rounds_are_those_of_a_literal_loop() -> None:
     x = Parameters({"w": np.ones(5)})
     plain, velocity = np.ones(5), np.zeros(5)
     for updates in rounds(4):
-        x = one_round(made, x, updates)
+        x = must(one_round(made, x, updates))
         mean = sum(n * p["w"] for p, n in updates) / sum(n for _, n in updates)
         velocity = BETA * velocity + (plain - mean)
         plain = plain - LR * velocity
@@ -54,22 +39,22 @@ def test_rounds_are_those_of_a_literal_loop() -> None:
 
 def test_defaults_are_federated_averaging() -> None:
     (updates,) = rounds(1)
-    found, expected = (one_round(made, Parameters({"w": np.zeros(5)}), updates) for made in (FedAvgM(), FedAvg()))
+    found, expected = (must(one_round(made, Parameters({"w": np.zeros(5)}), updates)) for made in (FedAvgM(), FedAvg()))
     np.testing.assert_array_equal(found["w"], expected["w"])
 
 
 def test_state_that_is_taken_back_gives_the_same_bits() -> None:
     first, second, x = strategy(), strategy(), Parameters({"w": np.ones(5)})
     before, after = rounds(2)
-    x = one_round(first, x, before)
+    x = must(one_round(first, x, before))
     second.load_state_dict(first.state_dict())
-    assert one_round(first, x, after)["w"].tobytes() == one_round(second, x, after)["w"].tobytes()
+    assert must(one_round(first, x, after))["w"].tobytes() == must(one_round(second, x, after))["w"].tobytes()
 
 
 def test_state_that_was_handed_out_is_not_changed_later() -> None:
     made, x = strategy(), Parameters({"w": np.ones(5)})
     before, after = rounds(2)
-    x = one_round(made, x, before)
+    x = must(one_round(made, x, before))
     state = made.state_dict()["velocity"]
     copy = state["w"].copy()
     one_round(made, x, after)
@@ -81,7 +66,7 @@ def test_round_without_results_leaves_the_velocity() -> None:
     made = strategy()
     one_round(made, model(1.0), [(model(2.0), 1), (model(3.0), 1)])
     state = made.state_dict()
-    made.configure_fit(2, model(1.0), manager())
+    made.configure_fit(2, model(1.0), manager(2))
     assert made.aggregate_fit(2, [], [BaseException()]) == (None, {})
     assert made.state_dict() == state
 

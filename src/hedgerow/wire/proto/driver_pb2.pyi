@@ -128,16 +128,18 @@ class RunEnded(_message.Message):
     def __init__(self, state: _Optional[_Union[RunState, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundRequest(_message.Message):
-    __slots__ = ("run_id", "round", "keep", "manifest")
+    __slots__ = ("run_id", "round", "keep", "manifest", "manifest_round")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_ROUND_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     keep: _containers.RepeatedScalarFieldContainer[str]
     manifest: str
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[str] = ...) -> None: ...
+    manifest_round: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[str] = ..., manifest_round: _Optional[int] = ...) -> None: ...
 
 class AcknowledgeRoundReply(_message.Message):
     __slots__ = ()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hedgerow.wire.proto import records_pb2 as hedgerow_dot_wire_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hedgerow/wire/proto/worker.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"\x9d\x01\n\rWorkerRequest\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.hedgerow.v1.Task\x12\x17\n\x0fparameters_path\x18\x02 \x01(\t\x12\x13\n\x0bresult_path\x18\x03 \x01(\t\x12\x11\n\tnode_name\x18\x04 \x01(\t\x12\x12\n\nstate_path\x18\x05 \x01(\t\x12\x16\n\x0enew_state_path\x18\x06 \x01(\t\">\n\tKeptState\x12#\n\x07scalars\x18\x01 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12\x0c\n\x04keys\x18\x02 \x03(\t\"\x97\x01\n\x0bWorkerReply\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x18.hedgerow.v1.WorkerReadyH\x00\x12+\n\x06\x62roken\x18\x02 \x01(\x0b\x32\x19.hedgerow.v1.WorkerBrokenH\x00\x12\'\n\x04\x64one\x18\x03 \x01(\x0b\x32\x17.hedgerow.v1.WorkerDoneH\x00\x42\x07\n\x05\x65vent\"%\n\x0bWorkerReady\x12\x16\n\x0esuggested_name\x18\x01 \x01(\t\"\x1f\n\x0cWorkerBroken\x12\x0f\n\x07message\x18\x01 \x01(\t\"X\n\nWorkerDone\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x05reply\x18\x02 \x01(\x0b\x32\x12.hedgerow.v1.Reply\x12\x16\n\x0ehas_parameters\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hedgerow/wire/proto/worker.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"\xb7\x01\n\rWorkerRequest\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.hedgerow.v1.Task\x12\x17\n\x0fparameters_path\x18\x02 \x01(\t\x12\x13\n\x0bresult_path\x18\x03 \x01(\t\x12\x11\n\tnode_name\x18\x04 \x01(\t\x12\x12\n\nstate_path\x18\x05 \x01(\t\x12\x16\n\x0enew_state_path\x18\x06 \x01(\t\x12\x18\n\x10inline_max_bytes\x18\x07 \x01(\r\">\n\tKeptState\x12#\n\x07scalars\x18\x01 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12\x0c\n\x04keys\x18\x02 \x03(\t\"\x97\x01\n\x0bWorkerReply\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x18.hedgerow.v1.WorkerReadyH\x00\x12+\n\x06\x62roken\x18\x02 \x01(\x0b\x32\x19.hedgerow.v1.WorkerBrokenH\x00\x12\'\n\x04\x64one\x18\x03 \x01(\x0b\x32\x17.hedgerow.v1.WorkerDoneH\x00\x42\x07\n\x05\x65vent\"%\n\x0bWorkerReady\x12\x16\n\x0esuggested_name\x18\x01 \x01(\t\"\x1f\n\x0cWorkerBroken\x12\x0f\n\x07message\x18\x01 \x01(\t\"X\n\nWorkerDone\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x05reply\x18\x02 \x01(\x0b\x32\x12.hedgerow.v1.Reply\x12\x16\n\x0ehas_parameters\x18\x03 \x01(\x08\"\x93\x01\n\nKeptResult\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12!\n\x05reply\x18\x03 \x01(\x0b\x32\x12.hedgerow.v1.Reply\x12\x11\n\tupload_id\x18\x04 \x01(\t\x12\x1c\n\x0fparameters_size\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x12\n\x10_parameters_sizeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedgerow.wire.proto.worker_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERREQUEST']._serialized_start=85
-  _globals['_WORKERREQUEST']._serialized_end=242
-  _globals['_KEPTSTATE']._serialized_start=244
-  _globals['_KEPTSTATE']._serialized_end=306
-  _globals['_WORKERREPLY']._serialized_start=309
-  _globals['_WORKERREPLY']._serialized_end=460
-  _globals['_WORKERREADY']._serialized_start=462
-  _globals['_WORKERREADY']._serialized_end=499
-  _globals['_WORKERBROKEN']._serialized_start=501
-  _globals['_WORKERBROKEN']._serialized_end=532
-  _globals['_WORKERDONE']._serialized_start=534
-  _globals['_WORKERDONE']._serialized_end=622
+  _globals['_WORKERREQUEST']._serialized_end=268
+  _globals['_KEPTSTATE']._serialized_start=270
+  _globals['_KEPTSTATE']._serialized_end=332
+  _globals['_WORKERREPLY']._serialized_start=335
+  _globals['_WORKERREPLY']._serialized_end=486
+  _globals['_WORKERREADY']._serialized_start=488
+  _globals['_WORKERREADY']._serialized_end=525
+  _globals['_WORKERBROKEN']._serialized_start=527
+  _globals['_WORKERBROKEN']._serialized_end=558
+  _globals['_WORKERDONE']._serialized_start=560
+  _globals['_WORKERDONE']._serialized_end=648
+  _globals['_KEPTRESULT']._serialized_start=651
+  _globals['_KEPTRESULT']._serialized_end=798
 # @@protoc_insertion_point(module_scope)

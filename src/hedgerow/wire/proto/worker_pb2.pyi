@@ -8,20 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerRequest(_message.Message):
-    __slots__ = ("task", "parameters_path", "result_path", "node_name", "state_path", "new_state_path")
+    __slots__ = ("task", "parameters_path", "result_path", "node_name", "state_path", "new_state_path", "inline_max_bytes")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_PATH_FIELD_NUMBER: _ClassVar[int]
     RESULT_PATH_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_PATH_FIELD_NUMBER: _ClassVar[int]
     NEW_STATE_PATH_FIELD_NUMBER: _ClassVar[int]
+    INLINE_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     task: _records_pb2.Task
     parameters_path: str
     result_path: str
     node_name: str
     state_path: str
     new_state_path: str
-    def __init__(self, task: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., parameters_path: _Optional[str] = ..., result_path: _Optional[str] = ..., node_name: _Optional[str] = ..., state_path: _Optional[str] = ..., new_state_path: _Optional[str] = ...) -> None: ...
+    inline_max_bytes: int
+    def __init__(self, task: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., parameters_path: _Optional[str] = ..., result_path: _Optional[str] = ..., node_name: _Optional[str] = ..., state_path: _Optional[str] = ..., new_state_path: _Optional[str] = ..., inline_max_bytes: _Optional[int] = ...) -> None: ...
 
 class KeptState(_message.Message):
     __slots__ = ("scalars", "keys")
@@ -62,3 +64,17 @@ class WorkerDone(_message.Message):
     reply: _records_pb2.Reply
     has_parameters: bool
     def __init__(self, task_id: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ..., has_parameters: bool = ...) -> None: ...
+
+class KeptResult(_message.Message):
+    __slots__ = ("run_id", "label", "reply", "upload_id", "parameters_size")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_SIZE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    label: str
+    reply: _records_pb2.Reply
+    upload_id: str
+    parameters_size: int
+    def __init__(self, run_id: _Optional[str] = ..., label: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ..., upload_id: _Optional[str] = ..., parameters_size: _Optional[int] = ...) -> None: ...
