@@ -51,19 +51,26 @@ class Row:
     missed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def case_ends() -> Iterator[None]:
-    """A case that hangs fails."""
+class Around:
+    """Stands around each case: one that hangs fails, and branches are counted here alone, not while hypothesis thinks."""
 
-    def hangs(number: int, frame: FrameType | None) -> None:
+    def __init__(self) -> None:
+        self._tracer = sys.gettrace()
+        signal.signal(signal.SIGALRM, self._hangs)
+
+    def _hangs(self, number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"The case had no end after {CASE_ENDS_S} s.")
 
-    signal.signal(signal.SIGALRM, hangs)
-    signal.setitimer(signal.ITIMER_REAL, CASE_ENDS_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Around one case."""
+        signal.setitimer(signal.ITIMER_REAL, CASE_ENDS_S)
+        sys.settrace(self._tracer)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _file(module: str) -> Path:
@@ -81,9 +88,10 @@ def run_one(name: str, cases: int, seed: int) -> Row:
     row = Row(name)
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
-        before_mb, started = _peak_mb(), time.monotonic()
-        tally = parsers.try_parser(parser, Path(folder), cases, seed, case_ends)
+        before_mb, started, tracer = _peak_mb(), time.monotonic(), sys.gettrace()
+        tally = parsers.try_parser(parser, Path(folder), cases, seed, Around())
         row.seconds, row.growth_mb = time.monotonic() - started, _peak_mb() - before_mb
+    sys.settrace(tracer)
     measured.stop()
     row.cases, row.slowest_ms = tally.cases, 1000 * tally.slowest_s
     row.findings = ["".join(traceback.format_exception(error)) for error in tally.findings]

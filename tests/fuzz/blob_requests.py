@@ -39,7 +39,7 @@ DIGEST = blake3.blake3(CONTENT).hexdigest()
 NEW, HALF, DONE = "upload0000000001", "upload0000000002", "upload0000000003"
 NEW_SIZE, HALF_SIZE, HALF_THERE = 300, 1024, 500
 TIMEOUT_S = 20.0
-PATIENCE_MS = 40
+PATIENCE_MS = 10
 """For so long the port waits for more of a body, and the sender for more of an answer."""
 ENDS = Limit("request_ends_s", 20.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -172,18 +172,19 @@ class FakeStore:
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent, in how many pieces, and whether the sender hangs up at once without reading."""
+    """What is sent, in how many pieces, and whether the sender hangs up at once or waits for leave to send."""
 
     data: bytes
-    pieces: int
-    hangs_up: bool
+    pieces: int = 1
+    hangs_up: bool = False
+    waits: bool = True
 
 
 def make(choices: Choices) -> Case:
     """A request with some bytes changed."""
     seeds = SEEDS if choices.below(4) else SIGNED
     data = mutated_bytes(choices, seeds, WORDS + HEADERS)[: 256 * 1024]
-    return Case(data, 1 + choices.below(3), choices.chance(16))
+    return Case(data, 1 + choices.below(3), choices.chance(16), not choices.chance(4))
 
 
 class Server:
@@ -211,7 +212,7 @@ class Server:
         self._store.uploads = FakeStore().uploads
         answer = self._exchange(case)
         if case.hangs_up:  # what came before this probe has begun when the probe is answered
-            self._exchange(Case(SEEDS[0], 1, hangs_up=False))
+            self._exchange(Case(SEEDS[0]))
         self._port.finish(ENDS)
         while answer.startswith(CONTINUE):
             answer = answer[len(CONTINUE) :]
@@ -226,12 +227,17 @@ class Server:
         with socket.create_connection(("127.0.0.1", self._number), timeout=TIMEOUT_S) as peer:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             try:
-                length = -(-len(case.data) // case.pieces) or 1
-                for start in range(0, len(case.data), length):
-                    peer.sendall(case.data[start : start + length])
+                head, end, body = case.data.partition(b"\r\n\r\n")
+                rest = case.data
+                if b"100-continue" in head.lower() and case.waits:
+                    peer.sendall(head + end)
+                    answer, rest = _answer(peer, CONTINUE), body
+                length = -(-len(rest) // case.pieces) or 1
+                for start in range(0, len(rest), length):
+                    peer.sendall(rest[start : start + length])
                 if case.hangs_up:
                     return b""
-                answer = _answer(peer)
+                answer += _answer(peer)
                 peer.shutdown(socket.SHUT_WR)  # not before: a sender that is gone gets no answer, and what it sent is dropped
                 while piece := peer.recv(64 * 1024):
                     answer += piece
@@ -259,12 +265,12 @@ class Server:
                 assert blake3.blake3(content).hexdigest() == done.digest
 
 
-def _answer(peer: socket.socket) -> bytes:
+def _answer(peer: socket.socket, until: bytes = b"") -> bytes:
     """The first answer; what came of it when nothing more comes for a moment: the port may be waiting for more of the request."""
     answer = b""
     poller = select.poll()
     poller.register(peer, select.POLLIN)
-    while not _is_whole(answer) and poller.poll(PATIENCE_MS):
+    while not (_is_whole(answer) or (until and answer.startswith(until))) and poller.poll(PATIENCE_MS):
         piece = peer.recv(64 * 1024)
         if not piece:
             break

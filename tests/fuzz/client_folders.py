@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,10 +62,8 @@ ENTRY_TEXTS = (*TEXTS, TASK, RUN, VICTIM, "../beside/victim")
 def _changed_entry(choices: Choices, content: bytes) -> bytes:
     """Another result under a digest that fits."""
     body = content[hashlib.sha256().digest_size :]
-    try:
+    with suppress(DecodeError):
         body = mutated_message(choices, worker_pb2.KeptResult.FromString(body), ENTRY_TEXTS).SerializeToString()
-    except DecodeError:
-        pass
     if choices.chance(4):
         body = mutated_bytes(choices, [body])
     return hashlib.sha256(body).digest() + body

@@ -44,7 +44,8 @@ def _valid() -> dict[str, bytes | None]:
             Path(name) / "run", RunRecord(RUN, "a run", 7, Identity(Role.DRIVER, "d" * 16, "s" * 64), "server")
         )
         parameters = Parameters([np.arange(4, dtype=np.float32)])
-        folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), '{"round": 1}', pending=[(1, "fit-000001")]), 5)
+        told = {"manifest": '{"round": 1}', "pending": [(1, "fit-000001")]}
+        folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), **told), 5)  # type: ignore[arg-type]
         asked = [Asked("n" * 16, "a", 0), Asked("m" * 16, "b", 1)]
         instructions = [SentIns({"rate": 0.5, "raw": b"x"}, b"inline", True), SentIns({}, Blob("0" * 64, 9), False)]
         folder.journal.write(Batch(2, "fit", asked, instructions, ["c"], [("n" * 16, "fit", 1)], {"choices": 3}))
