@@ -264,7 +264,7 @@ class Server:
         session = NodeSession(NODE)
         session.epoch, session.name = 1, "node-a"
         sessions.add(session)
-        grants = Grants(self._store, SystemClock(), 900.0, gate)
+        grants = Grants(self._store, SystemClock(), 900.0, gate, 256 * 1024**3)
         notifier = Notifier(sessions, bells, self._blobs)
         plane = DataPlane(9093)
         servicers = {

@@ -22,7 +22,7 @@ import numpy as np
 
 from hedgerow.driver.durable import Json, of_type, read_sealed, unpacking, write_sealed
 from hedgerow.driver.state_codec import Encoder, decode
-from hedgerow.errors import ConfigError
+from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Config, Parameters, Payload
 from hedgerow.wire.convert import check_digest
 

@@ -36,6 +36,8 @@ class ServerOptions:
         url_lifetime_s: How long a signed URL is good for starting a transfer.
         drain_s: How long a server that is told to stop waits for transfers in flight.
         stop_s: How long a stopping server waits for calls in flight.
+        inline_max_bytes: Parameters below this size ride inside messages.
+        max_blob_bytes: An upload that is announced with more is refused.
 
     Raises:
         ConfigError: The options contradict each other or a value is impossible.
@@ -59,6 +61,7 @@ class ServerOptions:
     drain_s: float = 30.0
     stop_s: float = 1.5
     inline_max_bytes: int = 64 * 1024
+    max_blob_bytes: int = 256 * 1024**3
 
     def __post_init__(self) -> None:
         if self.insecure and self.certificates is not None:
@@ -71,6 +74,8 @@ class ServerOptions:
         for name in ("node_lost_s", "max_task_s", "driver_lost_s", "interrupted_kept_s", "unused_blob_s", "url_lifetime_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
+        if self.max_blob_bytes < 1:
+            raise ConfigError(f"max_blob_bytes must be at least 1, not {self.max_blob_bytes}.")
         if not self.drain_s >= 0:
             raise ConfigError(f"drain_s must be 0 seconds or more, not {self.drain_s}.")
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
