@@ -127,11 +127,11 @@ def read_checkpoint(folder: Path, run_id: str) -> Checkpoint | None:
     with unpacking(path / "state.json"):
         if content["format"] != FORMAT:
             raise ConfigError(
-                f"{path} has the format {content['format']!r:.40}, this program reads {FORMAT}. Use the program that made it."
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
             )
         if content["run_id"] != run_id:
             raise ConfigError(
-                f"{path} belongs to the run {content['run_id']!r:.80}, not to {run_id}. Use the folder of its own run."
+                f"{path} belongs to the run {content['run_id']!s:.80}, not to {run_id}. Use the folder of its own run."
             )
         for name in _FILES:
             check_file(path / f"{name}.safetensors", **content["files"][name])

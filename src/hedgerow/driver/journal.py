@@ -209,10 +209,10 @@ class Journal:
                 return make(content)
             if content["format"] == FORMAT:
                 raise ConfigError(
-                    f"{path} belongs to the run {content['run_id']!r:.80}, not to {self._run_id}. Use the run's own folder."
+                    f"{path} belongs to the run {content['run_id']!s:.80}, not to {self._run_id}. Use the run's own folder."
                 )
             raise ConfigError(
-                f"{path} has the format {content['format']!r:.40}, this program reads {FORMAT}. Use the program that made it."
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
             )
 
     def _file(self, round: int, kind: str) -> Path:

@@ -197,7 +197,7 @@ def _read_record(path: Path) -> RunRecord:
     with unpacking(path):
         if content["format"] != FORMAT:
             raise ConfigError(
-                f"{path} has the format {content['format']!r:.40}, this program reads {FORMAT}. Use the program that made it."
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
             )
         identity = Identity(Role.DRIVER, of_type(content["driver_id"], str), of_type(content["secret"], str))
         name, server_id = of_type(content["name"], str), of_type(content["server_id"], str)
