@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 
+from hedgerow.certificates import Tls
 from hedgerow.client.connection import Connection
 from hedgerow.client.delivery import Delivery
 from hedgerow.client.jobs import WORKER_RETRIES, Bench, Jobs
@@ -47,7 +48,7 @@ class Link:
 
     Args:
         server: Address of the Fleet API.
-        root_certificates: PEM; None for an insecure connection.
+        tls: What it connects with; None for an insecure connection.
         name: The node's name.
         state: The open state directory.
         pool: The workers.
@@ -60,7 +61,7 @@ class Link:
     def __init__(
         self,
         server: Address,
-        root_certificates: bytes | None,
+        tls: Tls | None,
         name: str,
         state: StateDir,
         pool: WorkerPool,
@@ -68,8 +69,8 @@ class Link:
     ) -> None:
         self._name = name
         self._state = state
-        self._secure = root_certificates is not None
-        self._connection = Connection(server, root_certificates, state.identity)
+        self._secure = tls is not None
+        self._connection = Connection(server, tls, state.identity)
         self.outbox = Outbox(state)
         self._delivery = Delivery(self.outbox, self._connection)
         cache = ParameterCache(state.path / "parameters")

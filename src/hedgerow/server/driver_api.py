@@ -9,6 +9,7 @@ from hedgerow.errors import InvalidArgument
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -47,7 +48,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         notifier: Notifier,
         data_plane: DataPlane,
         gate: Gate,
+        admission: Admission,
     ) -> None:
+        self.admission = admission
         self._gate = gate
         self._store = store
         self._sessions = sessions

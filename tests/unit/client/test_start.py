@@ -23,7 +23,7 @@ from hedgerow.logs import JsonFormatter
         ({"client": 3}, "must be a Client or NumPyClient object; it is a int"),
         ({"client_fn": 3}, "client_fn must be a function"),
         ({"client_fn": lambda: None}, r"client_fn\(\) returned None"),
-        ({"client": hc.Client(), "insecure": False}, "insecure=False needs root_certificates"),
+        ({"client": hc.Client(), "insecure": False}, "insecure=False needs certificates=.*root_certificates"),
         ({"client": hc.Client(), "insecure": True, "root_certificates": b"x"}, "contradict"),
         ({"client": hc.Client(), "root_certificates": Path("/nowhere.pem")}, r"Cannot read root_certificates /nowhere\.pem"),
     ],
