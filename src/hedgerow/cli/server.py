@@ -88,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(
             flag, type=float, metavar="SECONDS", default=getattr(defaults, name), help=f"{what} (default: %(default)g)"
         )
+    p.add_argument(
+        "--max-blob-bytes",
+        type=int,
+        metavar="BYTES",
+        default=defaults.max_blob_bytes,
+        help="the largest parameters that are taken (default: %(default)s)",
+    )
     p.add_argument("--log-level", default="DEBUG", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(default: %(default)s)")
     p.add_argument("--log-format", default="text", choices=("text", "json"), help="(default: %(default)s)")
     p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
@@ -118,6 +125,7 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         driver_lost_s=args.driver_lost_s,
         interrupted_kept_s=args.interrupted_kept_s,
         drain_s=args.drain_s,
+        max_blob_bytes=args.max_blob_bytes,
         **state_dir,
     )
 

@@ -74,6 +74,12 @@ class Jobs:
 
     def assign(self, message: records_pb2.Task) -> None:
         """Take a task; one that is known is not done twice."""
+        try:
+            check_id("task_id", message.task_id)
+            check_id("run_id", message.run_id)
+        except InvalidArgument as error:  # nothing may be kept under such a name
+            log.error("The server sent a task that cannot be: %s", error)
+            return
         if message.task_id in self._jobs:
             return
         if message.task_id in self._bench.outbox:
@@ -86,7 +92,7 @@ class Jobs:
         except InvalidArgument as error:  # no name for a folder here, so there is no way to answer
             log.error("The server sent a task that is ignored: %s", error)
             return
-        label = f"{message.instruction.kind} task (round {message.round}, run {message.run_id[:8]})"
+        label = f"{message.instruction.kind[:64]} task (round {message.round}, run {message.run_id[:8]})"
         try:
             task = task_from_proto(message)
         except InvalidArgument as error:

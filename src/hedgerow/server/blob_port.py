@@ -20,9 +20,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from hedgerow.audit import AuditLog
 from hedgerow.clock import Clock
@@ -52,6 +53,16 @@ _ABOUT = ("upload_id", "digest")
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
 _START = Limit("blob_port_start_s", 10.0)
+
+
+class _HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs. A stranger who sends what is no HTTP, or hangs up early, must not fill the log with tracebacks."""
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
+        if isinstance(exc_info, HttpProcessingError | ConnectionError):
+            self.debug("No HTTP request: %s: %.200s", type(exc_info).__name__, exc_info)
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **kwargs)
 
 
 class UploadRow(Protocol):
@@ -225,6 +236,7 @@ class BlobPort:
             keepalive_timeout=75.0,
             read_bufsize=_READ_BYTES,
             lingering_time=_LINGER_S,
+            logger=_HttpLog(log),
         )
         await self._runner.setup()
         assert self._runner.server is not None, "setup() makes it"

@@ -44,6 +44,8 @@ class ServerOptions:
         handshake_s: A connection that has not finished its handshake (and on the blob port sent a request) by then is dropped.
         max_handshakes: So many connections may be at that at once on the blob port; one more costs the oldest its place.
         max_connections: So many connections may be open on each of the gRPC ports; more are closed at once.
+        inline_max_bytes: Parameters below this size ride inside messages.
+        max_blob_bytes: An upload that is announced with more is refused.
 
     Raises:
         ConfigError: The options contradict each other or a value is impossible.
@@ -73,6 +75,7 @@ class ServerOptions:
     max_handshakes: int = 1000
     max_connections: int = 20_000
     inline_max_bytes: int = 64 * 1024
+    max_blob_bytes: int = 256 * 1024**3
 
     def __post_init__(self) -> None:
         if self.insecure and self.certificates is not None:
@@ -99,7 +102,7 @@ class ServerOptions:
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
-        for name in ("max_handshakes", "max_connections"):
+        for name in ("max_handshakes", "max_connections", "max_blob_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0, not {getattr(self, name)}.")
         for name in ("node_left_s", "drain_s"):

@@ -112,7 +112,7 @@ class Service:
         self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
 
         self._exits.push_async_callback(self._background.finish, Limit("stop_s", options.stop_s))
-        grants = Grants(store, clock, options.url_lifetime_s, self._gate)
+        grants = Grants(store, clock, options.url_lifetime_s, self._gate, options.max_blob_bytes)
         notifier = Notifier(self.sessions, self.bells, folder)
         plane = options.data_plane(self.blob_port)
         driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate, admission)

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from hedgerow import errors
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached
 from hedgerow.records import Blob
+from hedgerow.wire.convert import check_digest
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,7 +78,7 @@ def error_text(error: HedgerowError) -> str:
 def error_from(status: int, text: str) -> HedgerowError:
     """The error that an answer stands for; from the status alone where the text is not ours."""
     name, message = "", ""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         match json.loads(text):
             case {"error": str(name), "message": str(message)}:
                 pass
@@ -197,8 +198,10 @@ class Connection:
             raise CutError(f"the server has {_offset(response)} bytes of {size}, {offset} were there before.")
         try:
             answer = json.loads(text)
-            return Blob(str(answer["digest"]), int(answer["size"]))
-        except (ValueError, KeyError, TypeError):
+            if answer["size"] != size:
+                raise ValueError("another size")
+            return Blob(check_digest(str(answer["digest"])), size)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CutError(f"the answer to the upload is {text[:80]!r}.") from None
 
     def _may_send(self) -> bool:

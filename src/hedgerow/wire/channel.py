@@ -72,7 +72,7 @@ class Address:
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port = None, None
-        if not host or parts.path or parts.username or parts.query:
+        if not host or not all(c.isalnum() or c in "-._:%" for c in host) or parts.netloc != text.strip() or "@" in text:
             raise ConfigError(f"{text!r} is not an address. Write host:port, for example 127.0.0.1:{default_port}.")
         return cls(host, default_port if port is None else port)
 
