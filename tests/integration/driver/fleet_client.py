@@ -71,10 +71,10 @@ def real_server(state_dir: Path, inline_max_bytes: int) -> Iterator[Service]:
 class FleetClient:
     """One node."""
 
-    def __init__(self, service: Service, name: str, folder: Path, work: Work) -> None:
+    def __init__(self, service: Service, name: str, folder: Path, work: Work, identity: Identity | None = None) -> None:
         self._work, self._folder = work, folder
         self.downloads: list[str] = []
-        self._me = Identity.fresh(Role.CLIENT)
+        self.identity = self._me = identity or Identity.fresh(Role.CLIENT)
         self._up: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel = grpc.insecure_channel(service.fleet_address.text)
         self._stub: Any = fleet_pb2_grpc.FleetStub(self._channel)
