@@ -82,10 +82,12 @@ class FleetClient:
         self._up.put(fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=self._me.id, name=name)))
         self._session = self._stub.Session(iter(self._up.get, None), metadata=self._me.metadata())
         self._welcome = next(self._session).welcome
+        self._leaving = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self._leaving = True
         self._up.put(fleet_pb2.SessionUp(leave=fleet_pb2.Leave()))
         self._up.put(None)
         self._thread.join(10)
@@ -94,7 +96,11 @@ class FleetClient:
     def _read(self) -> None:
         for event in self._session:
             if event.WhichOneof("event") == "assign":
-                self._carry_out(convert.task_from_proto(event.assign))
+                try:
+                    self._carry_out(convert.task_from_proto(event.assign))
+                except grpc.RpcError:
+                    if not self._leaving:
+                        raise
 
     def _carry_out(self, task: Task) -> None:
         parameters, examples, loss = self._work(task, self._get(task))

@@ -15,7 +15,7 @@ import pytest
 
 from hedgerow.clock import SystemClock
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, start_driver
-from hedgerow.records import Parameters, Task
+from hedgerow.records import EvaluateIns, FitIns, Parameters, Task
 from hedgerow.security import Identity, Role
 from hedgerow.server.service import Service
 from hedgerow.store.store import Store
@@ -148,4 +148,58 @@ def test_upload_that_was_not_named_before_the_driver_died_is_sent_again(
     site.collect_uploads()
     with site.up(AS_BLOBS) as service:
         parameters = site.drive(service, make(), resume=run)
+    assert float(parameters["w"].max()) > 0
+
+
+class BufferedPersonal(FedBuff):
+    """Each client starts from a model of its own, and evaluates the common one at the end of each version."""
+
+    def __init__(self) -> None:
+        options = {"initial_parameters": INITIAL, "min_available_clients": 2, "staleness_fn": lambda staleness: 1.0}
+        super().__init__(buffer_size=2, concurrency=2, **options)
+
+    def configure_task(self, server_round: int, *args: Any) -> Any:
+        chosen = super().configure_task(server_round, *args)
+        if chosen is None:
+            return None
+        client, ins = chosen
+        own = Parameters({"w": ins.parameters["w"] + np.float32(100 if client.cid == "a" else 200)})
+        return client, FitIns(own, ins.config)
+
+    def configure_evaluate(self, server_round: int, parameters: Parameters, client_manager: Any) -> Any:
+        return [(client, EvaluateIns(parameters, {})) for client in client_manager.all().values()]
+
+    def fold(self, server_round: int, update: Any) -> bool:
+        # What the client gave is its base and 1.
+        np.testing.assert_array_equal(update.res.parameters["w"], update.base["w"] + np.float32(1))
+        return super().fold(server_round, update)
+
+
+@pytest.mark.parametrize("inline_max_bytes", [AS_BLOBS, AS_MESSAGES])
+def test_flights_are_taken_up_from_the_models_that_they_started_from(
+    site: Site, monkeypatch: pytest.MonkeyPatch, inline_max_bytes: int
+) -> None:
+    run = site.folder / "run"
+    with site.up(inline_max_bytes) as service:
+        with monkeypatch.context() as patch:
+            die_in_the_fold(patch, BufferedPersonal, 2)
+            with pytest.raises(Death):
+                site.drive(service, BufferedPersonal(), checkpoint_dir=run)
+        parameters = site.drive(service, BufferedPersonal(), resume=run)
+    np.testing.assert_array_equal(parameters["w"], np.full(500, 3, np.float32))
+
+
+def test_an_asynchronous_run_is_taken_up_while_clients_evaluate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(self: Any, server_round: int, *args: Any) -> Any:
+        if server_round == 2:
+            raise Death
+        return None, {}
+
+    run = site.folder / "run"
+    with site.up(AS_BLOBS) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(BufferedPersonal, "aggregate_evaluate", dying)
+            with pytest.raises(Death):
+                site.drive(service, BufferedPersonal(), checkpoint_dir=run)
+        parameters = site.drive(service, BufferedPersonal(), resume=run)
     assert float(parameters["w"].max()) > 0
