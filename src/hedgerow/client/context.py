@@ -33,6 +33,7 @@ class Context:
         node_name: Name of this node.
         run_id: Id of the run.
         state: Kept for the run, also over restarts of the client. Values are bool, bytes, float, int, str or numpy arrays.
+            ``get_properties`` may read it; what it changes there is not kept, since it may run while the client trains.
     """
 
     node_name: str

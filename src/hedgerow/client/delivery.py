@@ -121,7 +121,8 @@ class Delivery:
             await wait(self._connection.session_after(failed), Limit("delivery_backoff_s", seconds), "a new session")
 
     async def _send_once(self, entry: Entry, session: Session) -> None:
-        if len(entry.reply.parameters.inline) >= session.data_plane.inline_max_bytes:
+        inline = entry.reply.parameters.inline
+        if inline and len(inline) >= session.data_plane.inline_max_bytes:
             entry = self._outbox.to_file(entry)  # this server takes less in a message than the one before
         reply = records_pb2.Reply()
         reply.CopyFrom(entry.reply)

@@ -230,6 +230,8 @@ class Jobs:
                 log.warning("%s Task: %s, death %d of %d", error, job.label, deaths, most, extra=_extra("worker_died", task))
                 if deaths < most:
                     continue
+                for path in (result, new_state):
+                    path.unlink(missing_ok=True)  # what it had written when it died
                 text = f"The worker process died {deaths} time{'s' * (deaths > 1)} under this task; the last time: {error}"
                 return _failure(Outcome.WORKER_DIED, text, deaths), (None, None)
             reply = done.reply

@@ -101,8 +101,11 @@ def _perform(source: ClientSource, request: worker_pb2.WorkerRequest) -> tuple[R
 def _with_state(
     reply: Reply, returned: Parameters | None, context: Context, request: worker_pb2.WorkerRequest
 ) -> tuple[Reply, Parameters | None]:
-    """Write the new state of the run beside the result; a reply that is a failure keeps the old state."""
-    if reply.outcome is not Outcome.OK or not request.new_state_path:
+    """Write the new state of the run beside the result; a reply that is a failure keeps the old state.
+
+    So does a light task: it may run beside a training, and would put back the state from before it, or be overwritten by it.
+    """
+    if reply.outcome is not Outcome.OK or not request.new_state_path or request.task.instruction.kind in LIGHT_KINDS:
         return reply, returned
     try:
         if context.state or Path(request.state_path).exists():

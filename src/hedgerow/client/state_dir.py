@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -27,6 +28,8 @@ import platformdirs
 from hedgerow.errors import ConfigError
 from hedgerow.security import Identity, Role
 from hedgerow.wire.convert import check_id
+
+log = logging.getLogger(__name__)
 
 STALE_AFTER_S = 90 * 24 * 3600.0
 """Run states and death counts that nothing has touched for so long are removed at start."""
@@ -112,15 +115,23 @@ class StateDir:
         return self._deaths.get(task_id, 0)
 
     def count_death(self, task_id: str) -> int:
-        """Note one more death of the worker under this task, on disk; returns how many there were now."""
+        """Note one more death of the worker under this task, on disk; returns how many there were now.
+
+        Where the disk is full the next start does not know of it. The task is not to fail for that: it may well be what the
+        worker died of.
+        """
         count = self._deaths[task_id] = self.deaths(task_id) + 1
-        write_atomically(self.path / "deaths" / task_id, str(count).encode())
+        try:
+            write_atomically(self.path / "deaths" / task_id, str(count).encode())
+        except OSError as error:
+            log.warning("Cannot note on the disk that a worker died: %s", error, extra={"action": "death_not_noted"})
         return count
 
     def forget_deaths(self, task_id: str) -> None:
         """The task has ended."""
         if self._deaths.pop(task_id, 0):
-            (self.path / "deaths" / task_id).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is removed when it is old
+                (self.path / "deaths" / task_id).unlink(missing_ok=True)
 
     def _read_deaths(self) -> None:
         for file in (self.path / "deaths").iterdir():

@@ -373,8 +373,9 @@ class Driver:
         try:
             self._connection.call_blocking("PushTasks", request, self._reconnect)
         except PermissionDenied:
-            if not self._is_settling():
-                raise
+            # The server has another state now, or an earlier process of the run died before the tasks were pushed, and the
+            # server has dropped what they name meanwhile: bring it there again.
+            self._is_settling()
             for digest in {task.instruction.parameters.blob.digest for task in batch} - {""}:
                 source = self._retold.source(digest)
                 if source is None:

@@ -10,7 +10,6 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -39,7 +38,7 @@ from hedgerow.driver.flights import DriverFlights
 from hedgerow.driver.journal import Journal, Unfolded
 from hedgerow.driver.results import Measure, Results
 from hedgerow.driver.sent import Again, SentBatches
-from hedgerow.errors import BadUpdate, ConfigError, InvalidArgument, PermissionDenied, TaskFailed, WaitTimeout
+from hedgerow.errors import BadUpdate, ConfigError, InvalidArgument, TaskFailed, WaitTimeout
 from hedgerow.records import (
     Blob,
     Config,
@@ -277,7 +276,7 @@ class DriverExchange:
             not_asked = again.not_asked
         results: Results[R] = self._results(kind, clients, tasks, closed is not None)
         results.not_asked = not_asked
-        self._push(tasks, [ins.parameters for _, ins in instructions], again is not None)
+        self.driver.push(tasks)
         if closed is not None:
             for one in closed:
                 self._leave_out(results, one, kind)
@@ -322,20 +321,6 @@ class DriverExchange:
         )
         itself.append(weakref.ref(results))
         return results
-
-    def _push(self, tasks: list[Task], parameters: Sequence[Parameters], again: bool) -> None:
-        try:
-            self.driver.push(tasks)
-        except PermissionDenied:
-            if not again:
-                raise
-            # Tasks that were not sent after all, and the server has dropped the parameters meanwhile: bring them there again.
-            for one in parameters:
-                self.driver.forget(one)
-            for index, one in enumerate(parameters):
-                ins = replace(tasks[index].instruction, parameters=self.driver.upload(one))
-                tasks[index] = replace(tasks[index], instruction=ins)
-            self.driver.push(tasks)
 
     def _task(self, client: NodeProxy, ins: Ins) -> Task:
         parameters: Parameters | None = getattr(ins, "parameters", None)

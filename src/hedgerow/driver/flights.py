@@ -21,6 +21,7 @@ from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
 from hedgerow.driver.journal import Asked, Batch, Journal, SentIns
 from hedgerow.driver.results import Measure
+from hedgerow.driver.sent import are_those_of
 from hedgerow.errors import BadUpdate, TaskFailed
 from hedgerow.records import Blob, FitIns, FitRes, Kind, Node, NodeState, Outcome, Parameters, Payload, Task, TaskResult
 from hedgerow.strategy.clients import ClientManager, ClientProxy
@@ -96,7 +97,7 @@ class DriverFlights:
         self._number += 1
         if self._journal is not None:
             assert task.instruction.parameters is not None, "fit carries parameters"
-            sent = SentIns(ins.config, task.instruction.parameters, current=True)
+            sent = SentIns(ins.config, task.instruction.parameters, current=False)
             asked = Asked(node.node_id, node.name, 0)
             self._journal.write(Batch(server_round, key, [asked], [sent], (), sequences, self._manager.state_dict()))
         self._launch(Flight(client, ins, server_round, key, spec), task, timeout)
@@ -108,21 +109,22 @@ class DriverFlights:
 
         Args:
             pending: What was under way when the last round was over.
-            next_round: The round that begins now; its tasks started from the model that there is now.
+            next_round: The round that begins now; most of its tasks started from the model that there is now.
             current: That model.
             spec_of: What answers must look like.
             timeout: Seconds for each task, counted anew.
         """
         if self._journal is None:
             return
-        names = sorted({*pending, *(name for name in self._journal.names() if name[0] >= next_round)})
+        noted = (name for name in self._journal.names() if name[0] >= next_round and name[1].startswith(f"{Kind.FIT}-"))
+        names = sorted({*pending, *noted})
         bases: dict[tuple[int, Payload], Parameters] = {}
         launched: list[tuple[Flight, Task]] = []
         for batch in map(self._journal.noted, names):
             (asked,), (sent,) = batch.asked, batch.instructions
             base = bases.get((batch.round, sent.payload))
             if base is None:
-                if batch.round == next_round:
+                if batch.round == next_round and are_those_of(sent.payload, current):
                     self._driver.adopt(current, sent.payload)
                     base = current
                 else:

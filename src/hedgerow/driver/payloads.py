@@ -76,7 +76,7 @@ class Payloads:
         """
         with self._uploading:  # the same parameters from two threads are one upload
             payload = self._known.get(parameters)
-            if payload is None:
+            if payload is None or self._is_too_large(payload):
                 payload = self._send(parameters)
                 with self._lock:
                     self._known[parameters] = payload
@@ -120,6 +120,11 @@ class Payloads:
             if self._peer is not None:
                 self._peer.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _is_too_large(self, payload: Payload) -> bool:
+        """Whether the payload rode in messages to the server before this one, which takes less in a message."""
+        assert self._plane is not None, "the run is open"
+        return isinstance(payload, bytes) and len(payload) >= self._plane.inline_max_bytes
 
     def _send(self, parameters: Parameters) -> Payload:
         assert self._plane is not None, "the run is open"

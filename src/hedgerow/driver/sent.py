@@ -121,7 +121,7 @@ class SentBatches:
         if not ins.current:
             return self._driver.download(ins.payload)
         assert self._current is not None
-        if not _same(self._current, ins.payload):
+        if not are_those_of(ins.payload, self._current):
             raise ConfigError(
                 f"{batch.kind}_round {batch.round}: the parameters are not those that were sent before the driver was restarted. "
                 "Resume the run with the code and the arguments that it was started with. If the strategy folds the same results "
@@ -132,7 +132,7 @@ class SentBatches:
         return self._current
 
 
-def _same(parameters: Parameters, payload: Payload) -> bool:
+def are_those_of(payload: Payload, parameters: Parameters) -> bool:
     """Whether the payload holds these parameters, bit for bit."""
     if not isinstance(payload, Blob):
         return tensors.dumps(parameters) == payload

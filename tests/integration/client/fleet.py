@@ -47,10 +47,12 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
 
     Attributes:
         refuse: Errors by call's name; the first is raised and removed.
+        inline_max_bytes: What clients are told.
     """
 
     def __init__(self) -> None:
         self.beat_interval_s = 15.0
+        self.inline_max_bytes = 64 * 1024
         self.server_id = "server0001"
         self.sessions: list[FakeSession] = []
         self.completed: list[fleet_pb2.CompleteTaskRequest] = []
@@ -99,7 +101,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
         await self._refuse("Session", context)
         session = FakeSession(hello)
         self.epoch += 1
-        plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=64 * 1024)
+        plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=self.inline_max_bytes)
         welcome = fleet_pb2.Welcome(
             server_id=self.server_id, epoch=self.epoch, beat_interval_s=self.beat_interval_s, data_plane=plane
         )

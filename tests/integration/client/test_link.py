@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from hedgerow import errors
-from hedgerow.client import jobs
+from hedgerow.client import jobs, state_dir
+from hedgerow.client.worker_process import ChildWorker
 from hedgerow.records import Blob, Outcome
 from hedgerow.waits import wait
+from hedgerow.wire.proto import worker_pb2
 from tests.integration.client.fleet import (
     SOON,
     FakeFleet,
@@ -143,6 +146,49 @@ async def test_a_task_that_kills_every_worker_fails_and_the_client_goes_on(fleet
     assert "SIGKILL" in failed.message
     assert good.outcome is Outcome.OK
     assert list((site.folder / "state" / "deaths").iterdir()) == []
+
+
+async def test_what_a_worker_had_written_when_it_died_is_removed_when_the_task_fails(
+    fleet: FakeFleet, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out = ChildWorker.carry_out
+
+    async def writing(worker: ChildWorker, request: worker_pb2.WorkerRequest) -> worker_pb2.WorkerDone:
+        for path in (request.result_path, request.new_state_path):
+            Path(path).write_bytes(b"half")  # noqa: ASYNC240 (a few bytes)
+        return await carry_out(worker, request)
+
+    monkeypatch.setattr(ChildWorker, "carry_out", writing)
+    session = await fleet.session()
+    session.push(assign=task(1, config={"kills": 3}))
+    (failed,) = await fleet.replies()
+    assert failed.outcome is Outcome.WORKER_DIED
+    session.push(assign=task(2, "get_parameters"))
+    await fleet.replies(2)
+    assert [path.name for path in (site.folder / "state" / "work").iterdir() if path.name.startswith("task0001")] == []
+
+
+async def test_a_worker_that_dies_while_the_disk_is_full_is_replaced_all_the_same(
+    fleet: FakeFleet, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes, mode: int = 0) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    session = await fleet.session()
+    monkeypatch.setattr(state_dir, "write_atomically", full)
+    session.push(assign=task(1, config={"kills": 1}))
+    (reply,) = await fleet.replies()
+    assert (reply.outcome, reply.worker_deaths) == (Outcome.OK, 1)
+
+
+async def test_a_result_without_parameters_has_none_where_all_parameters_are_blobs(fleet: FakeFleet, site: Site) -> None:
+    await fleet.session()
+    fleet.inline_max_bytes = 0
+    await fleet.stop()
+    await fleet.start()
+    (await fleet.session(2)).push(assign=task(1, "get_properties"))
+    (reply,) = await fleet.replies()
+    assert (reply.outcome, reply.parameters) == (Outcome.OK, None)
 
 
 async def test_deaths_are_counted_across_restarts_of_the_client(fleet: FakeFleet, site: Site) -> None:

@@ -71,10 +71,10 @@ def real_server(state_dir: Path, inline_max_bytes: int) -> Iterator[Service]:
 class FleetClient:
     """One node."""
 
-    def __init__(self, service: Service, name: str, folder: Path, work: Work) -> None:
+    def __init__(self, service: Service, name: str, folder: Path, work: Work, identity: Identity | None = None) -> None:
         self._work, self._folder = work, folder
         self.downloads: list[str] = []
-        self._me = Identity.fresh(Role.CLIENT)
+        self.identity = self._me = identity or Identity.fresh(Role.CLIENT)
         self._up: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel = grpc.insecure_channel(service.fleet_address.text)
         self._stub: Any = fleet_pb2_grpc.FleetStub(self._channel)
@@ -82,10 +82,12 @@ class FleetClient:
         self._up.put(fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=self._me.id, name=name)))
         self._session = self._stub.Session(iter(self._up.get, None), metadata=self._me.metadata())
         self._welcome = next(self._session).welcome
+        self._leaving = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self._leaving = True
         self._up.put(fleet_pb2.SessionUp(leave=fleet_pb2.Leave()))
         self._up.put(None)
         self._thread.join(10)
@@ -94,7 +96,11 @@ class FleetClient:
     def _read(self) -> None:
         for event in self._session:
             if event.WhichOneof("event") == "assign":
-                self._carry_out(convert.task_from_proto(event.assign))
+                try:
+                    self._carry_out(convert.task_from_proto(event.assign))
+                except grpc.RpcError:
+                    if not self._leaving:
+                        raise
 
     def _carry_out(self, task: Task) -> None:
         parameters, examples, loss = self._work(task, self._get(task))

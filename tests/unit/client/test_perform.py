@@ -318,6 +318,10 @@ class Counter(hc.NumPyClient):
             raise ValueError("failed on purpose")
         return [np.zeros(1)], count, {"run": self.context.run_id, "node": self.context.node_name}
 
+    def get_properties(self, config: Config) -> Config:
+        self.context.state["asked"] = True
+        return {"count": self.context.state["count"]}  # type: ignore[dict-item]
+
 
 def test_the_state_of_a_run_goes_from_task_to_task(site: Site) -> None:
     client = Counter()
@@ -334,6 +338,14 @@ def test_a_task_that_fails_leaves_the_state_alone(site: Site) -> None:
     assert site.run(client, config={"fail": True}).outcome is Outcome.USER_ERROR
     assert not site.new_state.exists()
     assert site.run(client).num_examples == 2
+
+
+def test_a_light_task_reads_the_state_and_does_not_replace_what_a_training_beside_it_keeps(site: Site) -> None:
+    client = Counter()
+    site.run(client)
+    site.keep_state()
+    assert site.run(client, "get_properties").metrics == {"count": 1}
+    assert not site.new_state.exists()
 
 
 def test_a_state_that_cannot_be_kept_is_an_invalid_result(site: Site) -> None:
