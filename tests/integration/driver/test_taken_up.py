@@ -156,7 +156,11 @@ class BufferedPersonal(FedBuff):
     """Each client starts from a model of its own, and evaluates the common one at the end of each version."""
 
     def __init__(self) -> None:
-        options: dict[str, Any] = {"initial_parameters": INITIAL, "min_available_clients": 2, "staleness_fn": lambda staleness: 1.0}
+        options: dict[str, Any] = {
+            "initial_parameters": INITIAL,
+            "min_available_clients": 2,
+            "staleness_fn": lambda staleness: 1.0,
+        }
         super().__init__(buffer_size=2, concurrency=2, **options)
 
     def configure_task(self, server_round: int, *args: Any) -> Any:
