@@ -7,6 +7,7 @@
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
 #   make chaos   kills and cuts at random moments, and proof that they cost nothing but time    (SEED=7 FAULTS=60 choose some)
+#   make fuzz    mutated inputs for every parser of foreign bytes                   (CASES=2000 PARSERS="tensors loader" SEED=7)
 #   make proto   the protobuf code, from src/hedgerow/wire/proto/*.proto
 #   make lock    requirements.lock, with the newest versions that pyproject.toml allows
 #   make clean   removes .venv, caches and what was built
@@ -25,9 +26,11 @@ ARGS ?=
 BENCH ?=
 SEED ?=
 FAULTS ?= 60
+CASES ?= 50000
+PARSERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench chaos proto lock clean
+.PHONY: help setup demo test check format docs bench chaos fuzz proto lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +72,9 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python scripts/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python scripts/fuzz.py --cases $(CASES) $(if $(SEED),--seed $(SEED)) $(ARGS) $(PARSERS)
 
 proto: $(STAMP)
 	@$(BIN)/python scripts/generate_proto.py

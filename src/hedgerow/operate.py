@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
+from hedgerow.certificates import Tls
 from hedgerow.errors import HedgerowError, ProtocolMismatch, Unavailable
 from hedgerow.security import Identity, Role
 from hedgerow.waits import Limit, wait
@@ -126,14 +127,14 @@ class Operator:
 
     Args:
         server: Address of the Driver API.
-        root_certificates: PEM bytes; None for a connection without TLS.
+        tls: What to connect with; None for a connection without TLS.
 
     Every method raises :class:`Unavailable` where no server answers, and what the server refuses with.
     """
 
-    def __init__(self, server: Address, root_certificates: bytes | None) -> None:
+    def __init__(self, server: Address, tls: Tls | None) -> None:
         self._server = server
-        self._root_certificates = root_certificates
+        self._tls = None if tls is None else tls.check(Role.OPERATOR)
         self._metadata = Identity.fresh(Role.OPERATOR).metadata()
 
     def runs(self, limit: int) -> list[RunView]:
@@ -183,7 +184,7 @@ class Operator:
         return asyncio.run(self._ask_once(call))
 
     async def _ask_once(self, call: Callable[[operator_pb2_grpc.OperatorAsyncStub], Awaitable[T]]) -> T:
-        async with open_channel(self._server, self._root_certificates) as channel:
+        async with open_channel(self._server, self._tls) as channel:
             stub: operator_pb2_grpc.OperatorAsyncStub = operator_pb2_grpc.OperatorStub(channel)
             try:
                 return await wait(call(stub), ANSWER, f"the server at {self._server.text}")

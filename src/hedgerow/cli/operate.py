@@ -11,13 +11,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from hedgerow import logs
 from hedgerow.cli import tables
+from hedgerow.cli.tls_options import add_tls_options, tls_from
 from hedgerow.errors import ConfigError, HedgerowError
 from hedgerow.operate import Operator
-from hedgerow.security import read_pem
+from hedgerow.security import Role
 from hedgerow.wire.channel import Address
 
 DRIVER_PORT = 9092
@@ -36,8 +36,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--server", default=f"127.0.0.1:{DRIVER_PORT}", metavar="HOST:PORT", help="the Driver API (default: %(default)s)"
     )
-    p.add_argument("--root-certificates", type=Path, metavar="PEM", help="certificate of the authority of the server's one")
-    p.add_argument("--insecure", action="store_true", help="connect without encryption")
+    add_tls_options(p)
     p.add_argument("--json", action="store_true", help="print JSON; times are Unix time in seconds")
     return p
 
@@ -50,14 +49,7 @@ def _positive(text: str) -> int:
 
 
 def _operator(args: argparse.Namespace) -> Operator:
-    if args.insecure and args.root_certificates:
-        raise ConfigError("--insecure and --root-certificates contradict one another. Give one of them.")
-    if not args.insecure and not args.root_certificates:
-        raise ConfigError(
-            "Give --root-certificates with the PEM file of the authority that signed the server's certificate, or --insecure."
-        )
-    certificates = read_pem(args.root_certificates) if args.root_certificates else None
-    return Operator(Address.parse(args.server, DRIVER_PORT), certificates)
+    return Operator(Address.parse(args.server, DRIVER_PORT), tls_from(args, Role.OPERATOR))
 
 
 def _main(command: str, description: str, argv: list[str], act: Callable[[argparse.Namespace], None]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.records import NDArray, Parameters, Scalar
@@ -48,18 +49,23 @@ def load_state(path: Path) -> State:
     """
     if not path.exists():
         return {}
-    data = path.read_bytes()
+    try:
+        return _parse(path.read_bytes())
+    except (ValueError, KeyError, DecodeError, CorruptData, IsADirectoryError) as error:
+        raise CorruptData(
+            f"{path} is no state of a run ({type(error).__name__}: {str(error)[:200]}). Remove it to start with an empty state."
+        ) from None
+
+
+def _parse(data: bytes) -> State:
     start = len(_MAGIC) + 8
     size = int.from_bytes(data[len(_MAGIC) : start], "little")
     if not data.startswith(_MAGIC) or len(data) < start + size:
-        raise CorruptData(f"{path} is no state of a run. Remove it to start with an empty state.")
+        raise ValueError("it does not begin as one")
     message = worker_pb2.KeptState.FromString(data[start : start + size])
     arrays = {name: np.array(array) for name, array in tensors.view(data[start + size :]).items()}
     scalars = entries_from_proto(message.scalars)
-    state: State = {}
-    for name in message.keys:
-        state[name] = arrays[name] if name in arrays else scalars[name]
-    return state
+    return {name: arrays[name] if name in arrays else scalars[name] for name in message.keys}
 
 
 def save_state(state: State, path: Path) -> None:

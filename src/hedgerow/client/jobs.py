@@ -21,7 +21,7 @@ from hedgerow.client.worker_process import WorkerDied
 from hedgerow.errors import CallerError, CorruptData, HedgerowError, InvalidArgument
 from hedgerow.records import Blob, Outcome, Reply, Task
 from hedgerow.waits import Backoff, Limit, pause, wait
-from hedgerow.wire.convert import reply_to_proto, task_from_proto, task_to_proto
+from hedgerow.wire.convert import check_id, reply_to_proto, task_from_proto, task_to_proto
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -74,13 +74,25 @@ class Jobs:
 
     def assign(self, message: records_pb2.Task) -> None:
         """Take a task; one that is known is not done twice."""
+        try:
+            check_id("task_id", message.task_id)
+            check_id("run_id", message.run_id)
+        except InvalidArgument as error:  # nothing may be kept under such a name
+            log.error("The server sent a task that cannot be: %s", error)
+            return
         if message.task_id in self._jobs:
             return
         if message.task_id in self._bench.outbox:
             log.info("The server asks again for task %s; its result is sent again", message.task_id)
             self._bench.delivery.send_again(message.task_id)
             return
-        label = f"{message.instruction.kind} task (round {message.round}, run {message.run_id[:8]})"
+        try:
+            check_id("task_id", message.task_id)
+            check_id("run_id", message.run_id)
+        except InvalidArgument as error:  # no name for a folder here, so there is no way to answer
+            log.error("The server sent a task that is ignored: %s", error)
+            return
+        label = f"{message.instruction.kind[:64]} task (round {message.round}, run {message.run_id[:8]})"
         try:
             task = task_from_proto(message)
         except InvalidArgument as error:

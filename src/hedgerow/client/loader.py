@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hedgerow.client.app import ClientApp
 from hedgerow.client.client import Client, InvalidResult
 from hedgerow.client.context import Context
 from hedgerow.client.numpy_client import NumPyClient, describe
-from hedgerow.errors import ConfigError
+from hedgerow.errors import ConfigError, HedgerowError
 
 EXPECTED = "a ClientApp, a Client or NumPyClient object, or a function that returns one"
 MAX_LISTED = 20
@@ -46,12 +47,32 @@ def load(spec: str, directory: Path) -> ClientSource:
     is_file = module_name.endswith(".py")
     if not colon or is_file or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise ConfigError(f"--callable {spec!r} does not have the form module:attribute, for example client:hospital_a.")
-    if not directory.is_dir():
-        raise ConfigError(f"--callable-dir {directory} is not a folder.")
+    if not _is_folder(directory):
+        raise ConfigError(f"--callable-dir {directory!s:.300} is not a folder.")
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     module = _import(module_name, spec, directory)
-    return source(_attribute(module, attribute, spec), spec, attribute.split(".")[-1])
+    with _looking_at(spec):
+        found = _attribute(module, attribute, spec)
+    return source(found, spec, attribute.split(".")[-1])
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a parent that may not be read
+        return False
+
+
+@contextlib.contextmanager
+def _looking_at(spec: str) -> Iterator[None]:
+    """What is looked at inside is the site's: properties, ``__getattr__`` and signatures may fail in any way."""
+    try:
+        yield
+    except HedgerowError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{spec} cannot be looked at:\n{user_traceback(error)}") from error
 
 
 def source(found: Any, spec: str, fallback_name: str = "") -> ClientSource:
@@ -62,14 +83,15 @@ def source(found: Any, spec: str, fallback_name: str = "") -> ClientSource:
     Raises:
         ConfigError: The object gives no client, or its function failed.
     """
-    name = _own_name(found) or fallback_name
-    if isinstance(found, Client | NumPyClient):
-        client = found.to_client()
-        return ClientSource(lambda context: _with_context(found, client, context), name)
-    if isinstance(found, ClientApp):
-        return _from_function(found.client_fn, spec, name)
-    if callable(found):
-        return _from_function(found, spec, name)
+    with _looking_at(spec):
+        name = _own_name(found) or fallback_name
+        if isinstance(found, Client | NumPyClient):
+            client = found.to_client()
+            return ClientSource(lambda context: _with_context(found, client, context), name)
+        if isinstance(found, ClientApp):
+            return _from_function(found.client_fn, spec, name)
+        if callable(found):
+            return _from_function(found, spec, name)
     raise ConfigError(f"{spec} is {describe(found)}; expected {EXPECTED}.")
 
 
@@ -176,7 +198,7 @@ def _place(module: types.ModuleType) -> str:
 
 
 def _suggest(owner: Any, wanted: str) -> str:
-    candidates = sorted(name for name, value in vars(owner).items() if _might_be_meant(owner, name, value))
+    candidates = sorted(name for name, value in getattr(owner, "__dict__", {}).items() if _might_be_meant(owner, name, value))
     if not candidates:
         return f"It defines nothing that could be meant: {EXPECTED}."
     close = difflib.get_close_matches(wanted, candidates, n=1)

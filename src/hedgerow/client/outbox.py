@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.state_dir import StateDir, write_atomically
-from hedgerow.errors import CorruptData
+from hedgerow.errors import CorruptData, InvalidArgument
+from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ class Outbox:
         self._entries: dict[str, Entry] = {}
         for path in sorted(self._folder.iterdir()):  # an entry comes before its other files
             task_id, dot, _ = path.name.partition(".")
+            if path.is_dir():
+                log.warning("Removed a folder from the outbox: %s", path.name, extra={"action": "outbox_repaired"})
+                shutil.rmtree(path)
+                continue
             if not dot:
                 entry = _read(path)
                 if entry is not None:
@@ -102,9 +108,12 @@ class Outbox:
         """Keep a result. The files of its parameters and of the run's new state are moved, not copied.
 
         Raises:
+            InvalidArgument: An id is malformed, and might name something outside of the outbox.
             OSError: The disk is full or broken. Calling again with the same arguments goes on where this one failed.
             CorruptData: A file that is to be moved is not there.
         """
+        check_id("task_id", task_id)
+        check_id("run_id", run_id)
         entry = self._entries.get(task_id)
         if entry is None or entry.reply != reply:  # else an earlier call has got that far
             entry = Entry(task_id, run_id, label, reply, None, 0, secrets.token_hex(16))
@@ -219,12 +228,15 @@ def _read(path: Path) -> Entry | None:
         return None
     try:
         kept = worker_pb2.KeptResult.FromString(body)
-    except DecodeError:
+        check_id("task_id", path.name)
+        check_id("run_id", kept.run_id)
+        check_id("upload_id", kept.upload_id)
+    except (DecodeError, InvalidArgument):
         return None
     parameters, size, mark = None, 0, path.with_name(f"{path.name}.accepted")
     if kept.HasField("parameters_size"):
         parameters, size = path.with_name(f"{path.name}.parameters"), kept.parameters_size
-        if not parameters.exists() or parameters.stat().st_size != size:
+        if not parameters.is_file() or parameters.stat().st_size != size:
             return None
-    accepted_by = mark.read_text() if mark.exists() else ""
+    accepted_by = mark.read_text(errors="replace") if mark.is_file() else ""
     return Entry(path.name, kept.run_id, kept.label, kept.reply, parameters, size, kept.upload_id, accepted_by)

@@ -27,6 +27,7 @@ import platformdirs
 
 from hedgerow.errors import ConfigError
 from hedgerow.security import Identity, Role
+from hedgerow.wire.convert import check_id
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +136,15 @@ class StateDir:
     def _read_deaths(self) -> None:
         for file in (self.path / "deaths").iterdir():
             with contextlib.suppress(ValueError):
-                self._deaths[file.name] = int(file.read_text())
+                self._deaths[file.name] = max(0, int(file.read_text()))
 
     def _remove_stale(self) -> None:
         oldest = time.time() - STALE_AFTER_S
         for name in ("runs", "deaths"):
             for file in (self.path / name).iterdir():
-                if file.stat().st_mtime < oldest:
+                if file.is_dir():  # nothing of ours
+                    shutil.rmtree(file)
+                elif file.stat().st_mtime < oldest:
                     file.unlink()
 
 
@@ -156,8 +159,11 @@ def _read_identity(path: Path) -> Identity:
         return identity
     try:
         stored = json.loads(path.read_text())
-        return Identity(Role.CLIENT, str(stored["node_id"]), str(stored["secret"]))
-    except (ValueError, KeyError, TypeError):
+        node_id, secret = check_id("node_id", stored["node_id"]), str(stored["secret"])
+        if not (secret.isascii() and secret.isalnum()):
+            raise ValueError("a secret of other characters than were written")
+        return Identity(Role.CLIENT, node_id, secret)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(
             f"{path} does not hold a node's identity. Restore it, or remove it to become a new node (results that wait in "
             "the outbox are then refused by the server)."

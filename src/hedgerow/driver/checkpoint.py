@@ -19,7 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hedgerow.driver.durable import check_file, hidden_name, read_sealed, rename, seal, sync_folder, write_new
+from hedgerow.driver.durable import (
+    check_file,
+    hidden_name,
+    of_type,
+    read_sealed,
+    rename,
+    seal,
+    sync_folder,
+    unpacking,
+    write_new,
+)
 from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Parameters
@@ -114,24 +124,27 @@ def read_checkpoint(folder: Path, run_id: str) -> Checkpoint | None:
         content = read_sealed(path / "state.json")
     except FileNotFoundError:
         raise CorruptData(f"{path / 'state.json'} is missing. Restore it from a copy, or start a new run.") from None
-    if content["format"] != FORMAT:
-        raise ConfigError(
-            f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
+    with unpacking(path / "state.json"):
+        if content["format"] != FORMAT:
+            raise ConfigError(
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
+            )
+        if content["run_id"] != run_id:
+            raise ConfigError(
+                f"{path} belongs to the run {content['run_id']!s:.80}, not to {run_id}. Use the folder of its own run."
+            )
+        for name in _FILES:
+            check_file(path / f"{name}.safetensors", **content["files"][name])
+        state = tensors.map_file(path / "strategy.safetensors")
+        return Checkpoint(
+            of_type(content["round"], int),
+            tensors.map_file(path / "parameters.safetensors"),
+            of_type(content["strategy"], str),
+            of_type(decode(content["strategy_state"], state), dict),
+            of_type(decode(content["history"], state), dict),
+            of_type(content["manifest"], str),
+            run_id,
+            of_type(content["cursor"], int),
+            of_type(content["manifest_bytes"], int),
+            [(of_type(server_round, int), of_type(key, str)) for server_round, key in content["pending"]],
         )
-    if content["run_id"] != run_id:
-        raise ConfigError(f"{path} belongs to the run {content['run_id']}, not to {run_id}. Use the folder of its own run.")
-    for name in _FILES:
-        check_file(path / f"{name}.safetensors", **content["files"][name])
-    state = tensors.map_file(path / "strategy.safetensors")
-    return Checkpoint(
-        content["round"],
-        tensors.map_file(path / "parameters.safetensors"),
-        content["strategy"],
-        decode(content["strategy_state"], state),
-        decode(content["history"], state),
-        content["manifest"],
-        run_id,
-        content["cursor"],
-        content["manifest_bytes"],
-        [(server_round, key) for server_round, key in content["pending"]],
-    )

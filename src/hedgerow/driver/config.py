@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import Field, dataclass, fields
+from numbers import Integral, Real
 
 from hedgerow.errors import ConfigError
 from hedgerow.waits import Limit
@@ -50,17 +51,17 @@ class ServerConfig:
         Raises:
             ConfigError: One does not.
         """
-        if self.num_rounds < 0:
-            raise ConfigError(f"num_rounds is {self.num_rounds}; it must not be negative.")
-        if self.round_timeout is not None and not self.round_timeout > 0:
-            raise ConfigError(f"round_timeout is {self.round_timeout}; give seconds, more than 0, or None for no limit.")
+        if not (isinstance(self.num_rounds, Integral) and self.num_rounds >= 0):
+            raise ConfigError(f"num_rounds is {self.num_rounds!r:.80}; it must be a whole number and not negative.")
+        if self.round_timeout is not None and not (isinstance(self.round_timeout, Real) and self.round_timeout > 0):
+            raise ConfigError(f"round_timeout is {self.round_timeout!r:.80}; give seconds, more than 0, or None for no limit.")
         part = self.min_fit_results
-        if not (0 < part <= 1 if isinstance(part, float) else part >= 1):
-            raise ConfigError(f"min_fit_results is {part}; give a number of clients from 1, or a part of them up to 1.0.")
-        if self.grace_s is not None and not self.grace_s >= 0:
-            raise ConfigError(f"grace_s is {self.grace_s}; give seconds, at least 0, or None for no such limit.")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed is {self.seed}; it must be at least 0 and less than 2**64.")
+        if not (0 < part <= 1 if isinstance(part, float) else isinstance(part, Integral) and part >= 1):
+            raise ConfigError(f"min_fit_results is {part!r:.80}; give a number of clients from 1, or a part of them up to 1.0.")
+        if self.grace_s is not None and not (isinstance(self.grace_s, Real) and self.grace_s >= 0):
+            raise ConfigError(f"grace_s is {self.grace_s!r:.80}; give seconds, at least 0, or None for no such limit.")
+        if self.seed is not None and not (isinstance(self.seed, Integral) and 0 <= self.seed < 2**64):
+            raise ConfigError(f"seed is {self.seed!r:.80}; it must be at least 0 and less than 2**64.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
+from hedgerow.certificates import Tls
 from hedgerow.driver.config import DriverLimits
 from hedgerow.driver.connection import Connection
 from hedgerow.driver.payloads import Payloads
@@ -28,7 +29,7 @@ from hedgerow.driver.watcher import Mirror, Watcher
 from hedgerow.errors import HedgerowError, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
-from hedgerow.security import Identity, Role, https_client
+from hedgerow.security import Identity, Role
 from hedgerow.waits import Backoff, Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
@@ -48,7 +49,7 @@ class Driver:
 
     Args:
         server_address: ``host:port`` of the Driver API.
-        root_certificates: PEM bytes of the certificate authority; None for a connection without TLS.
+        tls: What to connect with; None for a connection without TLS.
         run_name: For people: shown in the server's log and tables.
         seed: The run's seed; None for a random one.
         limits: How long to wait for what.
@@ -62,7 +63,7 @@ class Driver:
         self,
         server_address: str = DEFAULT_SERVER_ADDRESS,
         *,
-        root_certificates: bytes | None = None,
+        tls: Tls | None = None,
         run_name: str = "",
         seed: int | None = None,
         limits: DriverLimits | None = None,
@@ -79,11 +80,9 @@ class Driver:
         self.identity = identity or Identity.fresh(Role.DRIVER)
         self._server_id = server_id
         self._after_result = after_result
-        if root_certificates is not None:
-            https_client(root_certificates)  # refuses what is no certificate, before anything is opened
-        self._root_certificates = root_certificates
+        self._tls = None if tls is None else tls.check(Role.DRIVER, Role.OPERATOR)
         self._reconnect = self.limits.limit("reconnect_s")
-        self._connection = Connection(self.address, root_certificates, self.identity, self.limits.call_s)
+        self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
         self._sequences: Counter[tuple[int, str, str]] = Counter()
@@ -98,8 +97,7 @@ class Driver:
             WaitTimeout: The server did not come.
             HedgerowError: The server refused.
         """
-        tls = self._root_certificates is not None
-        self._payloads = Payloads(self._connection, self.run_id, self._root_certificates, self._reconnect)
+        self._payloads = Payloads(self._connection, self.run_id, self._tls, self._reconnect)
         request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed, server_id=self._server_id)
         silent = self.limits.limit("watch_silent_s")
         self._watcher = Watcher(
@@ -108,7 +106,7 @@ class Driver:
         connect = self.limits.limit("connect_s")
         try:
             self._connection.open()
-            if tls:
+            if self._tls is not None:
                 log.info("Opened secure gRPC connection using certificates")
             else:
                 log.info("Opened insecure gRPC connection (no certificates were passed)")

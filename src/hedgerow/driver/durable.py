@@ -10,16 +10,21 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from hedgerow.errors import CorruptData
 
 Json: TypeAlias = Any
 """What :mod:`json` reads and writes."""
+T = TypeVar("T")
 
 _READ_BYTES = 1024 * 1024
+# What reading a value of another shape than was written raises.
+_MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_NO_FILE = (IsADirectoryError, NotADirectoryError)
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,9 +86,36 @@ def read_sealed(path: Path) -> Json:
         text = outer["content"]
         if hashlib.sha256(text.encode()).hexdigest() == outer["sha256"]:
             return json.loads(text)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*_MISFITS, *_NO_FILE):
         pass
     raise CorruptData(f"{path} is damaged: its content does not fit its digest. Restore it from a copy, or start a new run.")
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """What is taken out of the file's content inside may not be there or be of another type: the seal is no secret.
+
+    Raises:
+        CorruptData: It was not.
+    """
+    try:
+        yield
+    except _MISFITS as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise CorruptData(
+            f"{path} does not hold what it should ({reason}). Restore it from a copy, or start a new run."
+        ) from error
+
+
+def of_type(value: Json, kind: type[T]) -> T:
+    """The value, where it is of exactly this type (True is no int) and, as a number, not negative.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if type(value) is not kind or (isinstance(value, int) and value < 0):
+        raise TypeError(f"{value!r:.80} instead of {kind.__name__}")
+    return value
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:
@@ -98,7 +130,7 @@ def check_file(path: Path, size: int, sha256: str) -> None:
             found = os.fstat(file.fileno()).st_size
             while found == size and (chunk := file.read(_READ_BYTES)):
                 digest.update(chunk)
-    except FileNotFoundError:
+    except (FileNotFoundError, *_NO_FILE):
         raise CorruptData(f"{path} is missing. Restore it from a copy, or start a new run.") from None
     if found != size or digest.hexdigest() != sha256:
         raise CorruptData(f"{path} is damaged ({found:,} of {size:,} bytes). Restore it from a copy, or start a new run.")

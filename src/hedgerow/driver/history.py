@@ -103,10 +103,16 @@ class History:
             CorruptData: It is not that.
         """
         if set(state) != set(vars(self)):
-            raise CorruptData(f"A history has {sorted(vars(self))}, not {sorted(state)}.")
-        for name, value in state.items():
-            setattr(self, name, _copy(value))
-        self.failures = {number: [NodeFailure(*one) for one in some] for number, some in state["failures"].items()}
+            raise CorruptData(f"A history has {sorted(vars(self))}, not {', '.join(sorted(map(str, state)))[:200]}.")
+        try:
+            for name in ("losses_distributed", "losses_centralized"):
+                setattr(self, name, _pairs(state[name]))
+            for name in ("metrics_distributed_fit", "metrics_distributed", "metrics_centralized"):
+                setattr(self, name, {metric: _pairs(series) for metric, series in state[name].items()})
+            self.failures = {number: [NodeFailure(*one) for one in some] for number, some in state["failures"].items()}
+            self.invalid_rounds = dict(state["invalid_rounds"].items())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CorruptData(f"A history cannot be read: {type(error).__name__}: {str(error)[:200]}.") from error
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, History) else NotImplemented
@@ -141,6 +147,11 @@ def _copy(value: Any) -> Any:
         if isinstance(value, dict)
         else list(value)
     )
+
+
+def _pairs(series: Iterable[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """A series from outside: pairs of round and value."""
+    return [(server_round, value) for server_round, value in series]
 
 
 def _add(series: dict[str, list[tuple[int, Scalar]]], server_round: int, metrics: Metrics) -> None:

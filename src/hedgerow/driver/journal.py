@@ -20,10 +20,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from hedgerow.driver.durable import Json, read_sealed, write_sealed
+from hedgerow.driver.durable import Json, of_type, read_sealed, unpacking, write_sealed
 from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Config, Parameters, Payload
+from hedgerow.wire.convert import check_digest
 
 FORMAT = 1
 T = TypeVar("T")
@@ -150,7 +151,7 @@ class Journal:
             ConfigError: Another run's driver or another version wrote it.
         """
         path = self._file(round, kind + _CLOSED)
-        return self._read(path, lambda content: [Unfolded(*row) for row in content["unfolded"]])
+        return self._read(path, lambda content: [_unfolded(*row) for row in content["unfolded"]])
 
     def check(self) -> None:
         """See whether all of it can be read.
@@ -203,34 +204,42 @@ class Journal:
             content = read_sealed(path)
         except FileNotFoundError:
             return None
-        try:
+        with unpacking(path):
             if content["format"] == FORMAT and content["run_id"] == self._run_id:
                 return make(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptData(f"{path} is no file of a run's journal: {type(error).__name__}: {error}.") from error
-        if content["format"] == FORMAT:
-            raise ConfigError(f"{path} belongs to the run {content['run_id']}, not to {self._run_id}. Use the run's own folder.")
-        raise ConfigError(
-            f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
-        )
+            if content["format"] == FORMAT:
+                raise ConfigError(
+                    f"{path} belongs to the run {content['run_id']!s:.80}, not to {self._run_id}. Use the run's own folder."
+                )
+            raise ConfigError(
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
+            )
 
     def _file(self, round: int, kind: str) -> Path:
         return self.path / f"round-{round:06d}-{kind}.json"
 
 
 def _batch_from_json(round: int, kind: str, content: Json) -> Batch:
-    return Batch(
-        round,
-        kind,
-        [Asked(*one) for one in content["asked"]],
-        [
-            SentIns(decode(ins["config"], Parameters({})), _payload_from_json(ins["payload"]), ins["current"])
-            for ins in content["instructions"]
-        ],
-        content["not_asked"],
-        [(node_id, kind, count) for node_id, kind, count in content["sequences"]],
-        content["manager"],
-    )
+    instructions = [_sent_ins(**ins) for ins in content["instructions"]]
+    asked = [Asked(of_type(node_id, str), of_type(name, str), of_type(ins, int)) for node_id, name, ins in content["asked"]]
+    if any(one.ins >= len(instructions) for one in asked):
+        raise ValueError(f"an instruction that is not among the {len(instructions)}")
+    not_asked = [of_type(name, str) for name in content["not_asked"]]
+    sequences = [(of_type(node, str), of_type(what, str), of_type(count, int)) for node, what, count in content["sequences"]]
+    manager = {name: of_type(value, int) for name, value in content["manager"].items()}
+    return Batch(round, kind, asked, instructions, not_asked, sequences, manager)
+
+
+def _sent_ins(config: Json, payload: Json, current: Json) -> SentIns:
+    return SentIns(of_type(decode(config, Parameters({})), dict), _payload_from_json(payload), of_type(current, bool))
+
+
+def _unfolded(index: Json, reason: Json, message: Json, size: Json, seconds: Json) -> Unfolded:
+    """A row as it was written; only the last two may be None."""
+    if seconds is not None and type(seconds) not in (int, float):
+        raise TypeError(f"{seconds!r:.80} instead of seconds")
+    known_size = None if size is None else of_type(size, int)
+    return Unfolded(of_type(index, int), of_type(reason, str), of_type(message, str), known_size, seconds)
 
 
 def _plain(config: Config) -> Config:
@@ -246,5 +255,5 @@ def _payload_to_json(payload: Payload) -> Json:
 
 def _payload_from_json(content: Json) -> Payload:
     if "inline" in content:
-        return base64.b64decode(content["inline"])
-    return Blob(content["digest"], content["size"])
+        return base64.b64decode(content["inline"], validate=True)
+    return Blob(check_digest(content["digest"]), of_type(content["size"], int))

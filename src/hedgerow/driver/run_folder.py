@@ -22,10 +22,11 @@ from pathlib import Path
 import filelock
 
 from hedgerow.driver.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from hedgerow.driver.durable import read_sealed, sync_folder, write_sealed
+from hedgerow.driver.durable import of_type, read_sealed, sync_folder, unpacking, write_sealed
 from hedgerow.driver.journal import Journal
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.security import Identity, Role
+from hedgerow.wire.convert import check_id
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,9 @@ class RunFolder:
             for part in (folder._checkpoints, folder.journal.path):
                 if not part.is_dir():
                     raise CorruptData(f"{part} is missing. Restore it from a copy, or start a new run.")
-                for left in part.glob(".*"):  # half-written when a driver died
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            for left in path.glob(".run.json.*"):
-                left.unlink()
+            # Half-written when a driver died.
+            for left in (*folder._checkpoints.glob(".*"), *folder.journal.path.glob(".*"), *path.glob(".run.json.*")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             folder.journal.check()
         except BaseException:
             lock.release()
@@ -136,6 +136,8 @@ class RunFolder:
         if checkpoint is not None:
             self.journal.forget(checkpoint.round, checkpoint.pending)  # a driver may have died before it came to that
         size = checkpoint.manifest_bytes if checkpoint is not None else 0
+        if self._manifest.is_dir():
+            raise CorruptData(f"{self._manifest} is a folder. Restore the file from a copy, or start a new run.")
         if self._manifest.exists() or size:
             found = self._manifest.stat().st_size if self._manifest.exists() else 0
             if found < size:
@@ -185,14 +187,18 @@ def _lock(path: Path) -> filelock.FileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise ConfigError(f"Another driver works in {path}. Wait for it, or stop it.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be locked: {error.strerror or error}. Choose another folder.") from None
     return lock
 
 
 def _read_record(path: Path) -> RunRecord:
     content = read_sealed(path)
-    if content["format"] != FORMAT:
-        raise ConfigError(
-            f"{path} has the format {content['format']}, this program reads {FORMAT}. Use the program that made it."
-        )
-    identity = Identity(Role.DRIVER, content["driver_id"], content["secret"])
-    return RunRecord(content["run_id"], content["name"], content["seed"], identity, content["server_id"])
+    with unpacking(path):
+        if content["format"] != FORMAT:
+            raise ConfigError(
+                f"{path} has the format {content['format']!s:.40}, this program reads {FORMAT}. Use the program that made it."
+            )
+        identity = Identity(Role.DRIVER, of_type(content["driver_id"], str), of_type(content["secret"], str))
+        name, server_id = of_type(content["name"], str), of_type(content["server_id"], str)
+        return RunRecord(check_id("run_id", content["run_id"]), name, of_type(content["seed"], int), identity, server_id)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hedgerow.driver.durable import Json
+from hedgerow.driver.durable import Json, of_type
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.records import NDArray, Parameters
 
@@ -68,8 +68,8 @@ def decode(value: Json, tensors: Parameters) -> Any:
     """
     try:
         return _decode(value, tensors.arrays())
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CorruptData(f"A state cannot be read: {type(error).__name__}: {error}") from error
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise CorruptData(f"A state cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _decode(value: Json, arrays: list[NDArray]) -> Any:
@@ -84,9 +84,9 @@ def _decode(value: Json, arrays: list[NDArray]) -> Any:
         case "array":
             return np.array(arrays[inner])
         case "bytes":
-            return base64.b64decode(inner)
+            return base64.b64decode(inner, validate=True)
         case "parameters":
-            return Parameters({name: arrays[index] for name, index in inner})
+            return Parameters({of_type(name, str): arrays[index] for name, index in inner})
         case "tuple":
             return tuple(_decode(item, arrays) for item in inner)
         case "dict":

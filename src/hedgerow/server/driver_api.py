@@ -9,6 +9,7 @@ from hedgerow.errors import InvalidArgument
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -47,7 +48,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         notifier: Notifier,
         data_plane: DataPlane,
         gate: Gate,
+        admission: Admission,
     ) -> None:
+        self.admission = admission
         self._gate = gate
         self._store = store
         self._sessions = sessions
@@ -85,6 +88,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         """Queue tasks; those for connected nodes go out at once."""
         bounds.check_ids("tasks", request.tasks)
         for message in request.tasks:
+            bounds.check_round(message.round)
             bounds.check_payload(message.instruction, self._data_plane.inline_max_bytes)
         tasks = [convert.task_from_proto(task) for task in request.tasks]
         foreign = next((task for task in tasks if task.run_id != request.run_id), None)
@@ -202,8 +206,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        if "\n" in request.manifest:
-            raise InvalidArgument(f"The manifest of round {request.round} has more than one line.")
+        bounds.check_round(max(request.round, request.manifest_round))
+        bounds.check_ids("keep", request.keep)
+        bounds.check_manifest(request.round, request.manifest)
         done = await self._store.acknowledge_round(
             who, request.run_id, request.round, list(request.keep), request.manifest, request.manifest_round
         )

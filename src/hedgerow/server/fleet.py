@@ -13,6 +13,7 @@ from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, Permission
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -43,7 +44,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         background: Background,
         data_plane: DataPlane,
         gate: Gate,
+        admission: Admission,
     ) -> None:
+        self.admission = admission
         self._gate = gate
         self._store = store
         self._sessions = sessions
@@ -101,6 +104,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             raise InvalidArgument(f"The hello is from node {hello.node_id!r}, the call from {who.id!r}.")
         if not 0 < len(hello.name) <= MAX_NAME_CHARS or not hello.name.isprintable():
             raise InvalidArgument(f"A node's name has 1 to {MAX_NAME_CHARS} printable characters, not {hello.name[:200]!r}.")
+        self.admission.check_name(who, hello.name)
         bounds.check_ids("running", hello.running)
         bounds.check_ids("finished", hello.finished)
         return hello

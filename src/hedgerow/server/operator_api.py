@@ -10,6 +10,7 @@ from hedgerow.clock import Clock
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import RunState
 from hedgerow.security import Identity, Role
+from hedgerow.server.admission import Admission
 from hedgerow.server.calls import Context, call
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.sessions import Sessions
@@ -30,7 +31,8 @@ MAX_REASON_CHARS = 2000
 class Operator(operator_pb2_grpc.OperatorServicer):
     """What operators ask of the server."""
 
-    def __init__(self, store: Store, sessions: Sessions, notifier: Notifier, clock: Clock) -> None:
+    def __init__(self, store: Store, sessions: Sessions, notifier: Notifier, clock: Clock, admission: Admission) -> None:
+        self.admission = admission
         self._store = store
         self._sessions = sessions
         self._notifier = notifier

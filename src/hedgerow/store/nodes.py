@@ -13,7 +13,7 @@ from hedgerow.security import Identity, check_secret
 from hedgerow.store import lost_blobs, schema
 from hedgerow.store.changes import Lost, SessionOpened
 from hedgerow.store.schema import Row
-from hedgerow.store.tasks import finish, move, open_tasks_of_node, read_task, rows_by_id, tasks_of_absent_nodes
+from hedgerow.store.tasks import NEVER, finish, move, open_tasks_of_node, read_task, rows_by_id, tasks_of_absent_nodes
 from hedgerow.task_states import OPEN, Event, TaskState
 
 _NODES = schema.nodes.c
@@ -23,12 +23,14 @@ _NODES = schema.nodes.c
 class InHand:
     """Ids of the tasks that a client says it has: running or queued there, and finished in its outbox.
 
-    ``keep_unknown``: Those that are not known here may become known.
+    ``keep_unknown``: Those that are not known here may become known. ``restored_at``: Open tasks from before that time wait
+    until their driver names them again; it may have their results, or not want them any longer.
     """
 
     running: frozenset[str]
     finished: frozenset[str]
     keep_unknown: bool = False
+    restored_at: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def _resume(connection: Connection, node_id: str, in_hand: InHand, now: float) -
         if row.task_id in in_hand.finished:
             continue
         if row.task_id not in in_hand.running:
-            assign.append(row)
+            if row.created_at >= in_hand.restored_at:
+                assign.append(row)
         elif row.state == TaskState.QUEUED:
             running.append(row)
     move(connection, assign + running, Event.SENT, now)

@@ -37,7 +37,6 @@ from hedgerow.store.writer import Lane
 
 T = TypeVar("T")
 
-NEVER = float("-inf")
 RESTORED_GRACE_S = 3600.0
 """So long after a server was started on a backup, what it does not know may still be named by a driver that comes back."""
 
@@ -53,7 +52,7 @@ class Store:
     def __init__(self, writing: Engine, reading: Engine, clock: Clock, found: schema.Found) -> None:
         self.server_id: str = found.server_id
         self.url_key: bytes = found.url_key
-        self._restored_at = found.restored_at
+        self._restored_at = tasks.NEVER if found.restored_at is None else found.restored_at
         self._clock = clock
         self._opened_at = clock.now()
         self._engines = (writing, reading)
@@ -77,7 +76,7 @@ class Store:
     @property
     def settling(self) -> bool:
         """Whether this is a backup that was put in use a short while ago: peers may know of tasks and nodes that it does not."""
-        return self._restored_at is not None and self._clock.now() < self._restored_at + RESTORED_GRACE_S
+        return self._clock.now() < self._restored_at + RESTORED_GRACE_S
 
     def close(self) -> None:
         """Carry out what is waiting, then close the database. Blocking."""
@@ -108,7 +107,7 @@ class Store:
             AlreadyExists: Another node of that name is online.
         """
         now = self._clock.now()
-        in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling)
+        in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling, self._restored_at)
         return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
 
     async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = (), *, left: bool = False) -> None:
@@ -131,8 +130,8 @@ class Store:
         """
         now = self._clock.now()
         # Nobody could come back while the server was down.
-        away, left = (before if self._opened_at < before else NEVER for before in (away_before, left_before))
-        if away == left == NEVER:
+        away, left = (before if self._opened_at < before else tasks.NEVER for before in (away_before, left_before))
+        if away == left == tasks.NEVER:
             return Lost([], [])
         return await self._write(lambda c: nodes.lose_nodes(c, away, left, now))
 
@@ -245,6 +244,8 @@ class Store:
     async def push_tasks(self, who: Identity, run_id: str, new: Sequence[Task]) -> Pushed:
         """Store tasks; ids that are known are skipped. The run is running then.
 
+        On a backup, open tasks that are in it have waited to be named again: they are sent now.
+
         Tasks for nodes that are online are stored as sent; those for nodes that are lost or unknown fail at once, unless the
         server was restored a short while ago: such nodes may come back.
 
@@ -257,8 +258,8 @@ class Store:
             RunEnded: The run is over.
         """
         now = self._clock.now()
-        settling = self.settling
-        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, tasks.Push(now, settling)))
+        push = tasks.Push(now, self.settling, self._restored_at)
+        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, push))
 
     async def complete_task(self, node_id: str, epoch: int, task_id: str, reply: Reply) -> Completed:
         """Store a result. When the task was final already nothing changes and ``accepted`` is False.

@@ -14,6 +14,8 @@ import grpc.aio
 from hedgerow import errors
 
 ERROR_KEY = "hedgerow-error"
+MAX_DETAILS_BYTES = 2_000
+"""gRPC writes a byte as up to three characters, and drops a status that is longer than 8 KiB with all that it says."""
 
 CODES: dict[type[errors.HedgerowError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -41,10 +43,13 @@ for _cls, _code in CODES.items():
 
 
 def to_status(error: errors.HedgerowError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """Code, details and trailing metadata that carry the error."""
+    """Code, details and trailing metadata that carry the error; a long message is cut, whatever it repeats of the request."""
+    details = str(error)
+    if len(details.encode()) > MAX_DETAILS_BYTES:
+        details = details.encode()[:MAX_DETAILS_BYTES].decode(errors="ignore") + "…"
     for cls in type(error).__mro__:
         if cls in CODES:
-            return CODES[cls], str(error), ((ERROR_KEY, cls.__name__),)
+            return CODES[cls], details, ((ERROR_KEY, cls.__name__),)
     raise AssertionError("HedgerowError itself is in the table")
 
 

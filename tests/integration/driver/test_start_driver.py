@@ -432,9 +432,14 @@ def test_single_question_has_a_time_limit() -> None:
             run(fake, strategy=Asking())
 
 
+def test_a_server_keeps_its_own_strategy(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    own = FedAvg(fraction_evaluate=0)
+    history = run(server, server=Server(strategy=own), strategy=FedAvg())
+    assert history.losses_distributed == []
+    assert "Both a server and a strategy or client_manager were given; the server's own are used" in caplog.text
+
+
 def test_wrong_arguments_are_refused_before_anything_is_sent() -> None:
-    with pytest.raises(ConfigError, match="either a server, or a strategy"):
-        start_driver(server=Server(), strategy=FedAvg())
     with pytest.raises(ConfigError, match="num_rounds is -1"):
         start_driver(config=ServerConfig(num_rounds=-1))
     with pytest.raises(ConfigError, match="round_timeout is 0"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -14,7 +15,7 @@ from hedgerow.server import bounds
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.wire import convert
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import MAX_MESSAGE_BYTES, Address, open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, records_pb2
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -31,6 +32,7 @@ async def stub(tmp_path: Path) -> AsyncIterator[driver_pb2_grpc.DriverAsyncStub]
         blob_address=ANY_PORT,
         web_address=ANY_PORT,
         state_dir=tmp_path / "state",
+        max_blob_bytes=10_000,
     )
     service = Service(options)
     await service.start()
@@ -64,6 +66,61 @@ async def test_parameters_that_should_be_a_blob_are_refused_with_the_whole_call(
 async def test_a_config_beyond_the_limit_is_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
     large = task(1, Instruction("fit", {"text": "x" * bounds.MAX_BESIDES_PARAMETERS_BYTES}))
     assert "Config, metrics and texts" in await refused(stub, large)
+
+
+async def test_a_config_of_more_entries_than_the_limit_is_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    fine, too_many = ({f"{n}": n for n in range(count)} for count in (bounds.MAX_ENTRIES, bounds.MAX_ENTRIES + 1))
+    assert "entries; at most" in await refused(stub, task(1, Instruction("fit", dict(too_many))))
+    request = driver_pb2.PushTasksRequest(run_id=RUN, tasks=[task(1, Instruction("fit", dict(fine)))])
+    assert (await stub.PushTasks(request, metadata=DRIVER.metadata())).created == 1
+
+
+async def test_a_message_beyond_the_limit_is_refused_before_anything_is_read(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    beyond = driver_pb2.CancelTasksRequest(run_id=RUN, reason="x" * (MAX_MESSAGE_BYTES + 1))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CancelTasks(beyond, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_upload_beyond_the_limit_is_refused_when_it_is_announced(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    request = records_pb2.StartUploadRequest(upload_id="upload0000000001", size=10_001, run_id=RUN)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.StartUpload(request, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "10,001 bytes" in str(caught.value.details())
+    request.size = 10_000
+    assert (await stub.StartUpload(request, metadata=DRIVER.metadata())).url, "the refused id was not kept"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"manifest": "x" * (bounds.MAX_MANIFEST_BYTES + 1)}, "manifest of round 1"),
+        ({"manifest": "one\ntwo"}, "more than one line"),
+        ({"keep": ["0" * 64] * (bounds.MAX_IDS + 1)}, "keep has"),
+        ({"round": 2**32 - 1}, "no round 4294967295"),
+        ({"manifest_round": 2**32 - 1}, "no round 4294967295"),
+    ],
+)
+async def test_a_round_that_says_too_much_is_not_acknowledged(
+    stub: driver_pb2_grpc.DriverAsyncStub, change: dict[str, Any], told: str
+) -> None:
+    values: dict[str, Any] = {"run_id": RUN, "round": 1} | change
+    request = driver_pb2.AcknowledgeRoundRequest(**values)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.AcknowledgeRound(request, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert told in str(caught.value.details())
+    again = await stub.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, name="bounds", seed=1), metadata=DRIVER.metadata())
+    assert again.acknowledged_rounds == 0
+
+
+async def test_a_refusal_that_repeats_what_was_sent_still_arrives(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    request = driver_pb2.PushTasksRequest(run_id="é" * 300_000)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.PushTasks(request, metadata=DRIVER.metadata())
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert str(caught.value.details()).startswith("There is no run é")
 
 
 async def test_a_blob_that_the_driver_does_not_have_is_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from hedgerow.client.context import State, load_state, save_state
 from hedgerow.errors import CorruptData, InvalidArgument
+from hedgerow.records import Parameters
+from hedgerow.wire import tensors
 
 
 def test_a_state_comes_back_with_order_types_and_bits(tmp_path: Path) -> None:
@@ -51,10 +53,25 @@ def test_what_cannot_be_kept_is_named(state: State, told: str, tmp_path: Path) -
     assert not (tmp_path / "s").exists()
 
 
+EMPTY = tensors.dumps(Parameters({}))
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"something else entirely, and long enough", b"hedgerow-state-1\xff\x00\x00\x00\x00\x00\x00\x00"]
+    "content",
+    [
+        *(b"", b"something else entirely, and long enough", b"hedgerow-state-1\xff\x00\x00\x00\x00\x00\x00\x00"),
+        b"hedgerow-state-1\2" + bytes(7) + b"\xff\xff" + EMPTY,  # no message
+        b"hedgerow-state-1\7" + bytes(7) + b"\x12\5steps" + EMPTY,  # a key without a value
+        b"hedgerow-state-1\5" + bytes(7) + b"\n\3\n\1x" + EMPTY,  # an entry without a value
+    ],
 )
 def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(content)
+    with pytest.raises(CorruptData, match="no state of a run"):
+        load_state(tmp_path / "s")
+
+
+def test_a_folder_in_the_states_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
     with pytest.raises(CorruptData, match="no state of a run"):
         load_state(tmp_path / "s")

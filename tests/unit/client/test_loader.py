@@ -190,3 +190,22 @@ def test_a_malformed_callable_is_refused(spec: str, tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere is not a folder"):
         load("client:it", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "told"),
+    [
+        ("number = 5", "number.real.nothing", "has no attribute 'nothing'"),
+        ("def __getattr__(name):\n    raise RuntimeError('not ' + name)", "it", "RuntimeError: not it"),
+        ("class Odd:\n    @property\n    def x(self):\n        raise KeyError('x')\nit = Odd()", "it.x", "KeyError: 'x'"),
+        ("class Odd:\n    @property\n    def name(self):\n        return 1 / 0\nit = Odd()", "it", "ZeroDivisionError"),
+        ("class Odd:\n    __class__ = hc.Client\nit = Odd()", "it", "has no attribute 'to_client'"),
+    ],
+)
+def test_an_object_that_cannot_be_looked_at_is_refused(load_text: Load, text: str, attribute: str, told: str) -> None:
+    assert told in refusal(load_text, text, attribute)
+
+
+def test_a_folder_with_a_name_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        load("client:it", tmp_path / ("a" * 300))

@@ -12,8 +12,8 @@ import pytest
 
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.state_dir import StateDir
-from hedgerow.errors import CorruptData
-from hedgerow.wire.proto import records_pb2
+from hedgerow.errors import CorruptData, InvalidArgument
+from hedgerow.wire.proto import records_pb2, worker_pb2
 
 TASK = "a" * 32
 REPLY = records_pb2.Reply(outcome=records_pb2.OUTCOME_OK, num_examples=3)
@@ -320,4 +320,36 @@ def test_a_removed_entry_is_gone_and_removing_twice_is_the_same(state: StateDir)
     outbox.remove(TASK)
     outbox.remove(TASK)
     assert TASK not in outbox
+    assert list((state.path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "/", "../victim", "../../victim", "a/../../../victim", "a" * 300])
+def test_an_id_that_names_another_place_is_refused_and_nothing_is_touched(state: StateDir, name: str) -> None:
+    outbox = put(state)
+    victim = state.path.parent / "victim"
+    victim.write_bytes(b"x")
+    for task_id, run_id in ((name, "run00001"), ("task00000001", name)):
+        with pytest.raises(InvalidArgument, match="8 to 64 letters and digits"):
+            outbox.put(task_id, run_id, "fit task", REPLY, None, None)
+    assert victim.read_bytes() == b"x"
+    assert {path.name for path in (state.path / "outbox").iterdir()} == {TASK, f"{TASK}.parameters"}
+
+
+@pytest.mark.parametrize("field", ["run_id", "upload_id"])
+def test_an_entry_with_an_id_that_names_another_place_is_removed_at_start(state: StateDir, field: str) -> None:
+    put(state)
+    entry = state.path / "outbox" / TASK
+    kept = worker_pb2.KeptResult.FromString(entry.read_bytes()[32:])
+    setattr(kept, field, "../../victim")
+    body = kept.SerializeToString()
+    entry.write_bytes(hashlib.sha256(body).digest() + body)
+    assert len(Outbox(state)) == 0
+    assert list((state.path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [TASK, "zzz", ".hidden"])
+def test_a_folder_in_the_outbox_is_removed_at_start(state: StateDir, name: str) -> None:
+    (state.path / "outbox" / name).mkdir()
+    (state.path / "outbox" / name / "file").touch()
+    assert len(Outbox(state)) == 0
     assert list((state.path / "outbox").iterdir()) == []

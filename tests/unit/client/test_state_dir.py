@@ -34,7 +34,13 @@ def test_a_second_client_with_the_same_folder_is_refused(tmp_path: Path) -> None
     StateDir.open(tmp_path / "s").close()
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"node_id": "x"}', "[]", "nonsense"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", '{"node_id": "x"}', "[]", "nonsense", "[" * 100_000, "5"),
+        *('{"node_id": "../../victim", "secret": "s"}', '{"node_id": "node00000001", "secret": "é"}'),
+    ],
+)
 def test_a_damaged_identity_is_an_error_and_frees_the_folder(content: str, tmp_path: Path) -> None:
     StateDir.open(tmp_path / "s").close()
     (tmp_path / "s" / "identity.json").write_text(content)
@@ -80,3 +86,12 @@ def test_default_folders_differ_by_server_and_by_name_also_where_their_readable_
     folders = {default_state_dir(server, name) for server in ("h:1", "h:2", "h_1") for name in ("a", "b", "a b", "a/b", "a_b")}
     assert len(folders) == 15
     assert all(folder.name.count("/") == 0 for folder in folders)
+
+
+def test_what_is_no_count_of_deaths_counts_as_none(tmp_path: Path) -> None:
+    StateDir.open(tmp_path / "s").close()
+    for name, content in (("task0001", "-5"), ("task0002", "many"), ("task0003", "9" * 5000)):
+        (tmp_path / "s" / "deaths" / name).write_text(content)
+    (tmp_path / "s" / "deaths" / "task0004").mkdir()
+    state = StateDir.open(tmp_path / "s")
+    assert [state.count_death(f"task000{number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import stat
@@ -15,6 +16,7 @@ import pytest
 
 from hedgerow.driver import checkpoint as checkpoints
 from hedgerow.driver.checkpoint import Checkpoint
+from hedgerow.driver.durable import read_sealed, write_sealed
 from hedgerow.driver.history import History, NodeFailure
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.errors import ConfigError, CorruptData, InvalidArgument
@@ -186,3 +188,75 @@ def test_manifest_that_lost_lines_is_refused(folder: RunFolder) -> None:
     (folder.path / "manifest.jsonl").unlink()
     with pytest.raises(CorruptData, match=r"manifest.jsonl has 0 bytes"):
         again(folder).read_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("format", None),
+            ("run_id", 5),
+            ("round", -1),
+            ("round", True),
+            ("round", "1"),
+            ("strategy", None),
+            ("strategy_state", []),
+        ),
+        *(
+            ("strategy_state", {"array": 99}),
+            ("strategy_state", {"dict": [[{"dict": []}, 1]]}),
+            ("history", {"dict": []}),
+            ("files", {}),
+        ),
+        *(
+            ("files", {"parameters": {"size": None, "sha256": 5}}),
+            ("manifest", 5),
+            ("cursor", 1.5),
+            ("manifest_bytes", -1),
+            ("pending", [5]),
+        ),
+    ],
+)
+def test_checkpoint_under_a_seal_that_fits_is_checked_value_by_value(folder: RunFolder, key: str, value: object) -> None:
+    folder.write_checkpoint(checkpoint(), 0)
+    path = folder.path / "checkpoints" / "round-000001" / "state.json"
+    write_sealed(path, read_sealed(path) | {key: value})
+    with pytest.raises((CorruptData, ConfigError), match=r"Restore it|Use the|cannot be read|A history has"):
+        History().load_state_dict(getattr(again(folder).read_checkpoint(), "history", {}))
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"format": 1}, {"format": 1, "run_id": "../../x"}, {"format": 1, "run_id": 5}])
+def test_run_file_under_a_seal_that_fits_is_checked_value_by_value(folder: RunFolder, content: object) -> None:
+    write_sealed(folder.path / "run.json", content)
+    with pytest.raises(CorruptData, match=r"run.json does not hold what it should"):
+        again(folder)
+
+
+def test_json_that_is_nested_without_end_is_damage(folder: RunFolder) -> None:
+    text = "[" * 100_000 + "]" * 100_000
+    content = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}
+    (folder.path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(CorruptData, match=r"run.json is damaged"):
+        again(folder)
+
+
+@pytest.mark.parametrize("name", ["run.json", "manifest.jsonl", "checkpoints/round-000001/state.json", "lock"])
+def test_folder_in_a_files_place_is_refused(folder: RunFolder, name: str) -> None:
+    folder.write_checkpoint(checkpoint(manifest="{}"), 0)
+    folder.close()
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).mkdir()
+    with pytest.raises((CorruptData, ConfigError), match=name):
+        RunFolder.open(folder.path).read_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("losses_distributed", 5), ("losses_centralized", [1]), ("metrics_distributed", []), ("failures", {1: [["fit"]]})),
+        ("invalid_rounds", None),
+    ],
+)
+def test_history_of_another_shape_is_refused(name: str, value: object) -> None:
+    with pytest.raises(CorruptData, match="history"):
+        History().load_state_dict(History().state_dict() | {name: value})

@@ -159,7 +159,18 @@ def test_pool_runs_every_job_and_survives_one_that_fails(monkeypatch: pytest.Mon
     assert logged.wait(10)
 
 
-@pytest.mark.parametrize("config", [ServerConfig(seed=-1), ServerConfig(seed=2**64), ServerConfig(round_timeout=-1.0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(ServerConfig(seed=-1), ServerConfig(seed=2**64), ServerConfig(round_timeout=-1.0), ServerConfig(grace_s=float("nan"))),
+        ServerConfig(num_rounds="3"),  # type: ignore[arg-type]
+        ServerConfig(num_rounds=1.5),  # type: ignore[arg-type]
+        ServerConfig(round_timeout="60"),  # type: ignore[arg-type]
+        ServerConfig(seed=0.5),  # type: ignore[arg-type]
+        ServerConfig(min_fit_results="all"),  # type: ignore[arg-type]
+        ServerConfig(grace_s=[]),  # type: ignore[arg-type]
+    ],
+)
 def test_impossible_config_is_refused(config: ServerConfig) -> None:
     with pytest.raises(ConfigError):
         config.check()

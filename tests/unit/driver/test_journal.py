@@ -23,6 +23,18 @@ BATCH = Batch(
 )
 
 
+INS_JSON: dict[str, object] = {"config": {"dict": []}, "payload": {"inline": ""}, "current": True}
+BATCH_JSON: dict[str, object] = {
+    "format": 1,
+    "run_id": "run00000001",
+    "asked": [["node0001", "a", 0]],
+    "instructions": [INS_JSON],
+    "not_asked": [],
+    "sequences": [],
+    "manager": {},
+}
+
+
 def test_batch_comes_back_as_it_was(tmp_path: Path) -> None:
     Journal(tmp_path).write(BATCH)
     assert Journal(tmp_path).read(3, "fit") == BATCH
@@ -84,6 +96,28 @@ def test_payloads_of_all_that_is_noted(tmp_path: Path) -> None:
         ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000002", "asked": []}, ConfigError),
         ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000001"}, CorruptData),
         ("round-000003-fit-closed.json", {"format": 1, "run_id": "run00000001", "unfolded": [[1]]}, CorruptData),
+        ("round-000003-evaluate.json", BATCH_JSON | {"asked": [["node0001", "a", 1]]}, CorruptData),
+        ("round-000003-evaluate.json", BATCH_JSON | {"asked": [["node0001", "a", -1]]}, CorruptData),
+        ("round-000003-evaluate.json", BATCH_JSON | {"sequences": [[1, 2, 3]]}, CorruptData),
+        ("round-000003-evaluate.json", BATCH_JSON | {"manager": {"samples": "many"}}, CorruptData),
+        (
+            "round-000003-evaluate.json",
+            BATCH_JSON | {"instructions": [INS_JSON | {"payload": {"digest": "../x", "size": 1}}]},
+            CorruptData,
+        ),
+        ("round-000003-evaluate.json", BATCH_JSON | {"instructions": [INS_JSON | {"payload": {"inline": "!"}}]}, CorruptData),
+        ("round-000003-evaluate.json", BATCH_JSON | {"instructions": [INS_JSON | {"config": [1]}]}, CorruptData),
+        (
+            "round-000003-fit-closed.json",
+            {"format": 1, "run_id": "run00000001", "unfolded": [[1, "late", 5, None, None]]},
+            CorruptData,
+        ),
+        (
+            "round-000003-fit-closed.json",
+            {"format": 1, "run_id": "run00000001", "unfolded": [[1, "a", "b", 1, "s"]]},
+            CorruptData,
+        ),
+        ("round-000003-fit-closed.json", [], CorruptData),
         ("notes.txt", {}, ConfigError),
     ],
 )

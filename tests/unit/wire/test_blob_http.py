@@ -18,7 +18,9 @@ def test_error_survives_the_way_through_http(cls: type[HedgerowError]) -> None:
 
 
 @pytest.mark.parametrize(("status", "cls"), [(403, errors.PermissionDenied), (404, errors.NotFound), (507, errors.LimitReached)])
-@pytest.mark.parametrize("text", ["", "<html>nginx</html>", "[]", '{"error": 3}', '{"error": "SystemExit", "message": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "<html>nginx</html>", "[]", '{"error": 3}', '{"error": "SystemExit", "message": "x"}', "[" * 60_000]
+)
 def test_answer_of_a_proxy_is_told_by_its_status(status: int, cls: type[HedgerowError], text: str) -> None:
     assert type(error_from(status, text)) is cls
 

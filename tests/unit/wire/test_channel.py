@@ -25,7 +25,22 @@ def test_address_is_read_with_and_without_a_port(text: str, expected: Address) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":9091", "host:port", "host:99999", "http://host:1", "host:1/path", "me@host:1", "::1:80", "[::1"]
+    "text",
+    [
+        "",
+        ":9091",
+        "host:port",
+        "host:99999",
+        "http://host:1",
+        "host:1/path",
+        "me@host:1",
+        "::1:80",
+        "[::1",
+        "a b:1",
+        "'x;:1",
+        "a\0b:1",
+        "a\nb",
+    ],
 )
 def test_text_that_is_no_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9091"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import urllib.parse
 
 import grpc
 import pytest
@@ -54,3 +55,10 @@ def test_unknown_name_in_the_metadata_falls_back_to_the_code() -> None:
     error = from_status(grpc.StatusCode.NOT_FOUND, "gone", [("other", "x"), (ERROR_KEY, "os.system")])
     assert type(error) is errors.NotFound
     assert type(from_status(grpc.StatusCode.UNAVAILABLE, "", ())) is errors.Unavailable
+
+
+def test_long_message_is_cut_to_what_grpc_takes() -> None:
+    code, details, trailing = to_status(errors.NotFound("There is no run " + "é" * 100_000))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert details.startswith("There is no run é")
+    assert len(urllib.parse.quote(details)) + sum(map(len, trailing[0])) < 8 * 1024
