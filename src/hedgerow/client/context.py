@@ -69,10 +69,11 @@ def _parse(data: bytes) -> State:
 
 
 def save_state(state: State, path: Path) -> None:
-    """Write a state to a file that does not exist yet.
+    """Write a state to a file that does not exist yet, whole or not at all.
 
     Raises:
         InvalidArgument: A key or value cannot be kept; the message names it.
+        OSError: The disk is full or broken.
     """
     for name, value in state.items():
         if not isinstance(name, str):
@@ -84,6 +85,10 @@ def save_state(state: State, path: Path) -> None:
     arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
     scalars = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
     head = worker_pb2.KeptState(scalars=entries_to_proto(scalars), keys=list(state)).SerializeToString()
-    with path.open("xb") as file:
-        file.write(_MAGIC + len(head).to_bytes(8, "little") + head)
-        tensors.write(Parameters(arrays), file)
+    try:
+        with path.open("xb") as file:
+            file.write(_MAGIC + len(head).to_bytes(8, "little") + head)
+            tensors.write(Parameters(arrays), file)
+    except (InvalidArgument, OSError):
+        path.unlink(missing_ok=True)
+        raise

@@ -230,13 +230,12 @@ class Jobs:
                 log.warning("%s Task: %s, death %d of %d", error, job.label, deaths, most, extra=_extra("worker_died", task))
                 if deaths < most:
                     continue
-                for path in (result, new_state):
-                    path.unlink(missing_ok=True)  # what it had written when it died
                 text = f"The worker process died {deaths} time{'s' * (deaths > 1)} under this task; the last time: {error}"
                 return _failure(Outcome.WORKER_DIED, text, deaths), (None, None)
             reply = done.reply
             reply.worker_deaths = state.deaths(task.task_id)
-            return reply, (result if done.has_parameters else None, new_state if new_state.exists() else None)
+            has_state = reply.outcome == records_pb2.OUTCOME_OK and new_state.exists()
+            return reply, (result if done.has_parameters else None, new_state if has_state else None)
 
     async def _finish(self, job: Job, reply: records_pb2.Reply, parameters: Path | None, new_state: Path | None) -> None:
         """Keep the result and send it; a result that nobody wants any longer is dropped."""
@@ -244,7 +243,6 @@ class Jobs:
         while not job.cancelled:
             try:
                 self._bench.outbox.put(job.task.task_id, job.task.run_id, job.label, reply, parameters, new_state)
-                job.leftovers = job.leftovers[:-2]  # the last attempt's files are in the outbox, or were never written
                 break
             except OSError as error:
                 seconds = backoff.next()

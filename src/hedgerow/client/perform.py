@@ -112,6 +112,8 @@ def _with_state(
             save_state(context.state, Path(request.new_state_path))
     except InvalidArgument as error:
         return Reply(Outcome.INVALID_RESULT, str(error)), None
+    except OSError as error:
+        return Reply(Outcome.INVALID_RESULT, f"context.state cannot be kept: {error}"), None
     return reply, returned
 
 

@@ -65,9 +65,13 @@ class SentBatches:
             ConfigError: These are not the parameters that were sent.
         """
         self._current = parameters
-        batch = None if self._journal is None else self._journal.read(round, kind)
-        if self._journal is None or batch is None:
+        if self._journal is None:
             return None
+        batch = self._journal.read(round, kind)
+        if batch is None:
+            # Clients evaluate after the training: nobody had been selected for that, and nobody is now that others may be here.
+            nobody = kind is Kind.FIT and (round, str(Kind.EVALUATE)) in self._journal.names()
+            return Again([], [], [], None) if nobody else None
         log.info("%s_round %s: taking up what %s clients were asked before", kind, round, len(batch.asked))
         self._driver.continue_round(round, batch.sequences)
         if self._manager is not None:

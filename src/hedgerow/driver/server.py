@@ -225,7 +225,7 @@ class Server:
         instructions = self.exchange.sent_fit(self.parameters)
         if instructions is None:
             instructions = self.strategy.configure_fit(server_round, self.parameters, self._client_manager)
-        else:
+        elif instructions:
             self.strategy.resume_fit(server_round, self.parameters, instructions)
         if not instructions:
             log.info("fit_round %s: no clients selected, cancel", server_round)

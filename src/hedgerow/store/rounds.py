@@ -49,7 +49,7 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
         _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
         connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
-    late = [row for row in open_tasks_of_run(connection, run_id) if row.round <= round]
+    late = open_tasks_of_run(connection, run_id, round)
     notify = notices(connection, late)
     finish(connection, late, Reply(Outcome.CANCELLED, ROUND_IS_OVER), now, released=True)
     released = _release(connection, run_id, round)
@@ -81,7 +81,7 @@ def end_run(connection: Connection, who: Identity | None, run_id: str, end: End,
     if who is not None:
         values["last_seen"] = now
     connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(values))
-    rows = open_tasks_of_run(connection, run_id)
+    rows = open_tasks_of_run(connection, run_id, _NO_ROUND)
     finish(connection, rows, Reply(Outcome.CANCELLED, f"The run is {end.state}."), now)
     released = _release(connection, run_id, _NO_ROUND)
     return Ended(notices(connection, rows), released, references.drop(connection, run_id, _NO_ROUND, frozenset()))

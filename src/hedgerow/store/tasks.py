@@ -180,10 +180,10 @@ def tasks_of_absent_nodes(connection: Connection, created_before: float) -> Sequ
     return connection.execute(which.order_by(_TASKS.position)).all()
 
 
-def open_tasks_of_run(connection: Connection, run_id: str) -> Sequence[Row]:
-    """Rows of a run's open tasks, oldest first."""
-    which = select(schema.tasks).where(_TASKS.run_id == run_id, _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
-    return connection.execute(which).all()
+def open_tasks_of_run(connection: Connection, run_id: str, last_round: int) -> Sequence[Row]:
+    """Rows of a run's open tasks up to this round, oldest first."""
+    which = (_TASKS.run_id == run_id, _TASKS.round <= last_round, _TASKS.state.in_(_OPEN))
+    return connection.execute(select(schema.tasks).where(*which).order_by(_TASKS.position)).all()
 
 
 def online_epochs(connection: Connection, node_ids: Iterable[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,3 +208,27 @@ def test_an_asynchronous_run_is_taken_up_while_clients_evaluate(site: Site, monk
                 site.drive(service, BufferedPersonal(), checkpoint_dir=run)
         parameters = site.drive(service, BufferedPersonal(), resume=run)
     assert float(parameters["w"].max()) > 0
+
+
+def test_a_round_in_which_nobody_trained_stays_so_when_it_is_taken_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(self: Any, server_round: int, *args: Any) -> Any:
+        return [] if server_round == 2 else configure_fit(self, server_round, *args)
+
+    def dying(self: Any, server_round: int, *args: Any) -> Any:
+        if server_round == 2:
+            raise Death
+        return aggregate_evaluate(self, server_round, *args)
+
+    configure_fit, aggregate_evaluate, run = FedAvg.configure_fit, FedAvg.aggregate_evaluate, site.folder / "run"
+    with site.up(AS_BLOBS) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(FedAvg, "configure_fit", nobody)
+            patch.setattr(FedAvg, "aggregate_evaluate", dying)
+            with pytest.raises(Death):
+                site.drive(service, averaging(), checkpoint_dir=run)
+        # Now there would be somebody: clients have come that were not there before.
+        parameters = site.drive(service, averaging(), resume=run)
+    np.testing.assert_array_equal(parameters["w"], np.full(500, 2, np.float32))
+    assert [json.loads(line)["reason"] for line in (run / "manifest.jsonl").read_text().splitlines()] == [
+        *("", "no clients were selected to train", "")
+    ]

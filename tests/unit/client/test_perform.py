@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 from collections.abc import Callable
@@ -357,3 +358,26 @@ def test_a_state_that_cannot_be_kept_is_an_invalid_result(site: Site) -> None:
     reply = site.run(Hoarder())
     assert reply.outcome is Outcome.INVALID_RESULT
     assert "context.state['file']" in reply.message
+
+
+@pytest.mark.parametrize("value", [np.array([1 + 2j]), np.array([object()]), np.array(["a"])])
+def test_a_state_with_an_array_that_cannot_be_kept_is_an_invalid_result_and_leaves_the_old_state(site: Site, value: Any) -> None:
+    class Hoarder(hc.NumPyClient):
+        def fit(self, parameters: NDArrays, config: Config) -> Any:
+            self.context.state["first"] = 1
+            self.context.state["array"] = value
+            return [np.zeros(1)], 1, {}
+
+    assert site.run(Hoarder()).outcome is Outcome.INVALID_RESULT
+    assert not site.new_state.exists()
+
+
+def test_a_full_disk_under_the_state_is_told_and_leaves_the_old_state(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(parameters: Parameters, file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hedgerow.client.context.tensors.write", full)
+    reply = site.run(Counter())
+    assert reply.outcome is Outcome.INVALID_RESULT
+    assert "No space left" in reply.message
+    assert not site.new_state.exists()
