@@ -4,6 +4,8 @@ One process serves, one process transfers, over loopback: files to files, one tr
 port hashes with BLAKE3 and speaks HTTP; the plain sockets do nothing but copy (``recv_into`` up, ``sendfile`` down). Repeats
 alternate between the two, and the medians and their ratio are printed. The server's and the client's CPU seconds per GB go with
 them. Nothing is left behind.
+
+With ``--tls`` both speak TLS, and both sides show certificates; the plain sockets then copy block by block.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -23,12 +26,18 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
+from hedgerow.authority import Authority, files_of
+from hedgerow.certificates import Tls, read_pem
 from hedgerow.clock import SystemClock
 from hedgerow.records import Blob
 from hedgerow.security import Identity, Role, UrlSigner
 from hedgerow.server.blob_port import BlobPort
+from hedgerow.server.peer_certificates import PeerCertificates
+from hedgerow.server.revocations import Revocations
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.changes import Upload
 from hedgerow.waits import Limit, wait_future
@@ -66,11 +75,16 @@ class OpenStore:
 # --- the serving process --------------------------------------------------------------------------------------------------
 
 
-def serve(folder: Path, size: int) -> None:
+def serve(folder: Path, size: int, *, tls: bool) -> None:
     """Serve blobs and plain copies until the standard input ends; a line on it asks for the CPU seconds used so far."""
-    port = BlobPort(OpenStore(size), BlobFolder(folder / "blobs"), UrlSigner(KEY), SystemClock(), Address("127.0.0.1", 0))
+    store, files, address = OpenStore(size), BlobFolder(folder / "blobs"), Address("127.0.0.1", 0)
+    context, holders = None, None
+    if tls:
+        context = files_of(folder / "certificates" / "server").https_server(client_certificates=True)
+        holders = PeerCertificates(Revocations(None))
+    port = BlobPort(store, files, UrlSigner(KEY), SystemClock(), address, context, holders=holders)
     plain = socket.create_server(("127.0.0.1", 0), backlog=64)
-    threading.Thread(target=_accept_plain, args=(plain, folder, size), daemon=True).start()
+    threading.Thread(target=_accept_plain, args=(plain, folder, size, context), daemon=True).start()
     print(json.dumps([port.start(), plain.getsockname()[1]]), flush=True)
     for _ in sys.stdin:
         print(_cpu_s(), flush=True)
@@ -80,15 +94,17 @@ def serve(folder: Path, size: int) -> None:
 _LAST = threading.Lock()
 
 
-def _accept_plain(listener: socket.socket, folder: Path, size: int) -> None:
+def _accept_plain(listener: socket.socket, folder: Path, size: int, context: ssl.SSLContext | None) -> None:
     while True:
         sock, _ = listener.accept()
-        threading.Thread(target=_serve_plain, args=(sock, folder, size), daemon=True).start()
+        threading.Thread(target=_serve_plain, args=(sock, folder, size, context), daemon=True).start()
 
 
-def _serve_plain(sock: socket.socket, folder: Path, size: int) -> None:
+def _serve_plain(sock: socket.socket, folder: Path, size: int, context: ssl.SSLContext | None) -> None:
     """``u``: take a file; ``d``: give the last one that was taken."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if context is not None:
+        sock = context.wrap_socket(sock, server_side=True)
     with sock:
         if sock.recv(1) == b"u":
             name = folder / f"plain-{uuid.uuid4().hex}"
@@ -97,8 +113,18 @@ def _serve_plain(sock: socket.socket, folder: Path, size: int) -> None:
             with _LAST:
                 name.unlink() if (folder / "plain-last").exists() else name.rename(folder / "plain-last")
         else:
-            with (folder / "plain-last").open("rb") as file:
-                sock.sendfile(file)
+            with (folder / "plain-last").open("rb", buffering=0) as file:
+                send(sock, file)
+
+
+def send(sock: socket.socket, file: FileIO) -> None:
+    """Copy the file into the socket."""
+    if not isinstance(sock, ssl.SSLSocket):
+        sock.sendfile(file)
+        return
+    block = memoryview(bytearray(BLOCK_BYTES))
+    while count := file.readinto(block):
+        sock.sendall(block[:count])
 
 
 def receive(sock: socket.socket, path: Path, size: int) -> None:
@@ -124,12 +150,15 @@ def _cpu_s() -> float:
 class Bench:
     """The four kinds of transfer, each of one file."""
 
-    def __init__(self, folder: Path, source: Path, blob_port: int, plain_port: int) -> None:
+    def __init__(self, folder: Path, source: Path, tls: Tls | None, blob_port: int, plain_port: int) -> None:
         self._folder = folder
         self._source = source
         self._size = source.stat().st_size
         self._plain_port = plain_port
-        self._peer = BlobPeer(f"http://127.0.0.1:{blob_port}")
+        self._context = None if tls is None else tls.https_client()
+        self._peer = BlobPeer(f"{'http' if tls is None else 'https'}://127.0.0.1:{blob_port}", self._context)
+        subject = None if tls is None else tls.subject
+        self._me = ME if subject is None else replace(ME, certificate=subject.uri)
         self._signer = UrlSigner(KEY)
         self._blob = Blob("", 0)
 
@@ -146,9 +175,9 @@ class Bench:
 
     def plain_up(self) -> None:
         """Through a plain socket, up."""
-        with self._connect() as sock, self._source.open("rb") as file:
+        with self._connect() as sock, self._source.open("rb", buffering=0) as file:
             sock.sendall(b"u")
-            sock.sendfile(file)
+            send(sock, file)
             if sock.recv(1) != b".":
                 raise ConnectionError("The plain copy was not taken.")
 
@@ -167,13 +196,13 @@ class Bench:
     def _connect(self) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self._plain_port), timeout=60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
+        return sock if self._context is None else self._context.wrap_socket(sock, server_hostname="127.0.0.1")
 
     def _target(self) -> Path:
         return self._folder / f"target-{uuid.uuid4().hex}"
 
     def _sign(self, method: str, path: str) -> str:
-        return self._signer.sign(method, path, ME, time.time() + 300)
+        return self._signer.sign(method, path, self._me, time.time() + 300)
 
     def gb_per_s(self, transfer: Transfer, clients: int, pool: ThreadPoolExecutor) -> float:
         """Rate of ``clients`` transfers at the same time; what they fetched is deleted afterwards, outside the clock."""
@@ -191,6 +220,13 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     source.write_bytes(os.urandom(args.megabytes * 1_000_000))
     size = source.stat().st_size
     command = [sys.executable, __file__, "--serve", str(folder), "--megabytes", str(args.megabytes)]
+    tls = None
+    if args.tls:
+        authority = Authority.create(folder / "certificates")
+        authority.issue(Role.SERVER, "server")
+        own = files_of(authority.issue(Role.DRIVER, "driver"))
+        tls = Tls(read_pem(own.ca), own)
+        command.append("--tls")
     rows: list[dict[str, object]] = []
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
@@ -206,7 +242,7 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
             server.stdin.flush()
             return float(server.stdout.readline())
 
-        bench = Bench(folder, source, *json.loads(server.stdout.readline()))
+        bench = Bench(folder, source, tls, *json.loads(server.stdout.readline()))
         for _, pair in bench.pairs():  # warm up
             for transfer in pair:
                 bench.gb_per_s(transfer, 1, pool)
@@ -244,12 +280,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--tls", action="store_true", help="over TLS with certificates on both sides")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve is not None:
         with contextlib.suppress(KeyboardInterrupt):
-            serve(args.serve, args.megabytes * 1_000_000)
+            serve(args.serve, args.megabytes * 1_000_000, tls=args.tls)
         return
     with tempfile.TemporaryDirectory(prefix="hedgerow-blobs-", dir=args.folder) as folder:
         rows = run(args, Path(folder))

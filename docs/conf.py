@@ -35,6 +35,7 @@ PAGES = {
     "ARCHITECTURE.md": "architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "docs/flower.md": "flower.md",
     "docs/operations.md": "operations.md",
     "examples/hospitals/README.md": "hospitals.md",
     "examples/heart_disease/README.md": "heart_disease.md",

@@ -61,6 +61,7 @@ class Settings:
     rounds: int
     fraction: float
     seconds: float
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Workload(Federation):
         self.out = folder / "out"
         self.executions_path = folder / "executions"
         env = {"EXECUTIONS": str(self.executions_path), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        super().__init__(folder, proxied=proxied, env=env)
+        super().__init__(folder, proxied=proxied, env=env, tls=settings.tls)
 
     def open(self) -> Process:
         """Start everything; the job's process."""
@@ -397,11 +398,12 @@ def main() -> int:
     p.add_argument("--rounds", type=int, default=20)
     p.add_argument("--fraction", type=float, default=0.5, help="of the clients that train in a round")
     p.add_argument("--seconds", type=float, default=1.0, help="that training takes")
+    p.add_argument("--tls", action="store_true", help="everybody shows a certificate to everybody")
     p.add_argument("--folder", type=Path, help="for logs and state (default: a temporary one, kept when something is wrong)")
     args = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no process is left behind
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    settings = Settings(seed, args.faults, args.clients, args.rounds, args.fraction, args.seconds)
+    settings = Settings(seed, args.faults, args.clients, args.rounds, args.fraction, args.seconds, args.tls)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="hedgerow-chaos-"))
     well = run(settings, folder)
     if well:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
+    from hedgerow.classic import start_server
     from hedgerow.client import Client, ClientApp, Context, Flower, NumPyClient, start_client, start_numpy_client
     from hedgerow.driver import (
         BestModel,
@@ -155,9 +156,11 @@ __all__ = [
     "start_client",
     "start_driver",
     "start_numpy_client",
+    "start_server",
 ]
 
 _HOMES = {
+    "hedgerow.classic": "start_server",
     "hedgerow.client": "Client ClientApp Context Flower NumPyClient start_client start_numpy_client",
     "hedgerow.driver": (
         "BestModel Callback CsvReport Driver DriverLimits EarlyStopping History NodeFailure RoundEnd Server ServerConfig "

@@ -12,7 +12,11 @@ import sys
 import time
 from typing import TextIO
 
+from hedgerow.errors import ConfigError
+
 PACKAGE = "hedgerow"
+logger = logging.getLogger(PACKAGE)
+log = logger.log
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -23,8 +27,8 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if
 class TextFormatter(logging.Formatter):
     """``INFO hedgerow 2026-01-31 12:00:00,000 | fleet.py:42 | message``."""
 
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s hedgerow %(asctime)s | %(filename)s:%(lineno)d | %(message)s")
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__(prefix + "%(levelname)s hedgerow %(asctime)s | %(filename)s:%(lineno)d | %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (named by logging)
         """Render the line, with control characters escaped and further lines of the message indented."""
@@ -64,12 +68,31 @@ def show() -> None:
 
     For use from a user's script or notebook. A level that the user has set on the ``hedgerow`` logger is kept.
     """
-    logger = logging.getLogger(PACKAGE)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.DEBUG)
     if not any(isinstance(handler, _OwnHandler) for handler in logger.handlers):
         handler = _OwnHandler()
         handler.setFormatter(TextFormatter())
+        logger.addHandler(handler)
+
+
+def to_file(identifier: str, filename: str | None = None, host: str | None = None) -> None:
+    """Append the package's log, from DEBUG up, to a file as well.
+
+    Args:
+        identifier: Stands in each line, so that several programs can share a file.
+        filename: The file; None for none.
+        host: Must be None: Flower sends its log there over HTTP.
+
+    Raises:
+        ConfigError: A host was given.
+    """
+    if host is not None:
+        raise ConfigError("The log cannot be sent to a host. Give the logger 'hedgerow' a logging.handlers.HTTPHandler of yours.")
+    show()
+    if filename is not None:
+        handler = logging.FileHandler(filename)
+        handler.setFormatter(TextFormatter(f"{identifier.replace('%', '%%')} | "))
         logger.addHandler(handler)
 
 

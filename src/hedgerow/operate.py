@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc.aio
 
+from hedgerow.certificates import Tls
 from hedgerow.errors import HedgerowError, ProtocolMismatch, Unavailable
 from hedgerow.security import Identity, Role
 from hedgerow.waits import Limit, wait
@@ -62,14 +64,42 @@ class FailureView:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeOutcomeView:
+    """What came of a node in one phase of a round: ``contributed``, ``late``, ``failed`` or ``excluded``, and why.
+
+    ``examples``, ``bytes`` and ``seconds`` are None where nothing came.
+    """
+
+    node: str
+    asked: bool
+    outcome: str
+    reason: str = ""
+    message: str = ""
+    examples: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundManifestView:
+    """What came of each node in a round that is over, by phase; ``reason`` says why it is not valid."""
+
+    round: int
+    valid: bool
+    reason: str
+    phases: dict[str, list[NodeOutcomeView]]
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetailView:
-    """A run with its rounds, its newest failures and what the server keeps for it."""
+    """A run with its rounds, its newest failures, what the server keeps for it, and the manifests of its rounds."""
 
     run: RunView
     rounds: list[RoundView]
     failures: list[FailureView]
     blobs: int
     blob_bytes: int
+    manifest: list[RoundManifestView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +127,14 @@ class Operator:
 
     Args:
         server: Address of the Driver API.
-        root_certificates: PEM bytes; None for a connection without TLS.
+        tls: What to connect with; None for a connection without TLS.
 
     Every method raises :class:`Unavailable` where no server answers, and what the server refuses with.
     """
 
-    def __init__(self, server: Address, root_certificates: bytes | None) -> None:
+    def __init__(self, server: Address, tls: Tls | None) -> None:
         self._server = server
-        self._root_certificates = root_certificates
+        self._tls = None if tls is None else tls.check(Role.OPERATOR)
         self._metadata = Identity.fresh(Role.OPERATOR).metadata()
 
     def runs(self, limit: int) -> list[RunView]:
@@ -113,8 +143,8 @@ class Operator:
         reply = self._ask(lambda stub: stub.ListRuns(request, metadata=self._metadata, timeout=ANSWER.seconds))
         return [_run(run) for run in reply.runs]
 
-    def run(self, beginning: str) -> RunDetailView:
-        """The run whose id is or begins like this."""
+    def run(self, beginning: str, newest_rounds: int | None = None) -> RunDetailView:
+        """The run whose id is or begins like this, with the manifests of so many rounds at most; None for all."""
         request = operator_pb2.GetRunRequest(run_id=beginning)
         reply = self._ask(lambda stub: stub.GetRun(request, metadata=self._metadata, timeout=ANSWER.seconds))
         rounds = [RoundView(r.round, r.kind, _tasks(r.tasks)) for r in reply.rounds]
@@ -122,7 +152,21 @@ class Operator:
             FailureView(f.task_id, f.node, f.round, f.kind, convert.outcome_from_proto(f.outcome).value, f.message)
             for f in reply.failures
         ]
-        return RunDetailView(_run(reply.run), rounds, failures, reply.blobs, reply.blob_bytes)
+        run = _run(reply.run)
+        after = 0 if newest_rounds is None else max(0, run.round - newest_rounds)
+        return RunDetailView(run, rounds, failures, reply.blobs, reply.blob_bytes, self._manifest(run.run_id, after))
+
+    def _manifest(self, run_id: str, after_round: int) -> list[RoundManifestView]:
+        found: list[RoundManifestView] = []
+        while True:
+            request = operator_pb2.GetManifestRequest(run_id=run_id, after_round=after_round)
+            reply = self._ask(
+                lambda stub, request=request: stub.GetManifest(request, metadata=self._metadata, timeout=ANSWER.seconds)  # type: ignore[misc]
+            )
+            if not reply.rounds:
+                return found
+            found += [_manifest(one.round, one.line) for one in reply.rounds]
+            after_round = reply.rounds[-1].round
 
     def stop(self, beginning: str, reason: str) -> StopView:
         """End the run whose id is or begins like this, as STOPPED."""
@@ -140,7 +184,7 @@ class Operator:
         return asyncio.run(self._ask_once(call))
 
     async def _ask_once(self, call: Callable[[operator_pb2_grpc.OperatorAsyncStub], Awaitable[T]]) -> T:
-        async with open_channel(self._server, self._root_certificates) as channel:
+        async with open_channel(self._server, self._tls) as channel:
             stub: operator_pb2_grpc.OperatorAsyncStub = operator_pb2_grpc.OperatorStub(channel)
             try:
                 return await wait(call(stub), ANSWER, f"the server at {self._server.text}")
@@ -173,6 +217,29 @@ def _run(message: operator_pb2.RunSummary) -> RunView:
         driver_connected=message.driver_connected,
         round=message.round,
         tasks=_tasks(message.tasks),
+    )
+
+
+def _manifest(round: int, line: str) -> RoundManifestView:
+    """A line as a driver gave it; what cannot be read is told as the round's reason."""
+    try:
+        told = json.loads(line)
+        phases = {phase: [_outcome(entry) for entry in entries] for phase, entries in told.items() if isinstance(entries, list)}
+        return RoundManifestView(round, bool(told["valid"]), str(told["reason"]), phases)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return RoundManifestView(round, False, "its manifest cannot be read", {})
+
+
+def _outcome(entry: dict[str, Any]) -> NodeOutcomeView:
+    return NodeOutcomeView(
+        str(entry["node"]),
+        bool(entry["asked"]),
+        str(entry["outcome"]),
+        str(entry.get("reason", "")),
+        str(entry.get("message", "")),
+        entry.get("examples"),
+        entry.get("bytes"),
+        entry.get("seconds"),
     )
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
+
+from hedgerow.errors import CorruptData, InvalidArgument
 
 Scalar: TypeAlias = bool | bytes | float | int | str
 Config: TypeAlias = dict[str, Scalar]
@@ -21,12 +25,18 @@ Properties: TypeAlias = dict[str, Scalar]
 NDArray: TypeAlias = npt.NDArray[Any]
 NDArrays: TypeAlias = list[NDArray]
 
+GRPC_MAX_MESSAGE_LENGTH = 512 * 1024 * 1024
+"""The default of an argument that Flower's functions have: no message is that long here, and parameters may be longer."""
+
 
 class Parameters(Mapping[str, NDArray]):
     """An ordered, immutable mapping from tensor names to arrays of any shape and fixed-width dtype.
 
     Args:
         tensors: A mapping from names to arrays, or arrays without names, which are then called ``"000000"``, ``"000001"``, ….
+            In place of an array there may be bytes: an array in NumPy's npy format, as :func:`ndarray_to_bytes` gives it; any
+            other bytes (a tree model, say) become a one-dimensional uint8 array.
+        tensor_type: What bytes stand for. Accepted as in Flower, and not needed: the bytes tell.
 
     The arrays may be views of a memory-mapped file and are then read-only; nothing is copied here. bfloat16 arrays have the
     dtype ``ml_dtypes.bfloat16``.
@@ -38,9 +48,17 @@ class Parameters(Mapping[str, NDArray]):
 
     __slots__ = ("__weakref__", "_tensors")
 
-    def __init__(self, tensors: Mapping[str, NDArray] | Iterable[NDArray]) -> None:
+    tensor_type = "numpy.ndarray"
+
+    def __init__(
+        self, tensors: Mapping[str, NDArray | bytes] | Iterable[NDArray | bytes], tensor_type: str = tensor_type
+    ) -> None:
+        del tensor_type
         items = tensors.items() if isinstance(tensors, Mapping) else ((f"{i:06d}", a) for i, a in enumerate(tensors))
-        self._tensors: dict[str, NDArray] = {name: np.asanyarray(array) for name, array in items}
+        self._tensors: dict[str, NDArray] = {
+            name: _from_bytes(tensor) if isinstance(tensor, bytes | bytearray) else np.asanyarray(tensor)
+            for name, tensor in items
+        }
 
     def __getitem__(self, name: str) -> NDArray:
         return self._tensors[name]
@@ -67,15 +85,74 @@ class Parameters(Mapping[str, NDArray]):
         """The arrays in order, not copied."""
         return list(self._tensors.values())
 
+    @property
+    def tensors(self) -> list[bytes]:
+        """The tensors in order as bytes, made anew each time: one-dimensional uint8 as it is, others in npy format.
+
+        Raises:
+            InvalidArgument: A dtype (bfloat16, float8) has no npy format.
+        """
+        return [
+            array.tobytes() if array.ndim == 1 and array.dtype == np.uint8 else ndarray_to_bytes(array)
+            for array in self._tensors.values()
+        ]
+
 
 def ndarrays_to_parameters(ndarrays: NDArrays) -> Parameters:
-    """Wrap arrays, without copying them, as parameters with names by position."""
-    return Parameters(ndarrays)
+    """Copies of the arrays as parameters with names by position. ``Parameters(ndarrays)`` does not copy.
+
+    >>> parameters_to_ndarrays(ndarrays_to_parameters([np.zeros(2), np.ones((1, 2))]))
+    [array([0., 0.]), array([[1., 1.]])]
+    """
+    return Parameters([np.array(array) for array in ndarrays])
 
 
 def parameters_to_ndarrays(parameters: Parameters) -> NDArrays:
-    """The arrays of the parameters in order; they may be read-only views of a file."""
-    return parameters.arrays()
+    """Copies of the parameters' arrays in order, which may be changed. ``parameters.arrays()`` does not copy."""
+    return [np.array(array) for array in parameters.values()]
+
+
+def ndarray_to_bytes(ndarray: NDArray) -> bytes:
+    """An array in NumPy's npy format, without pickle.
+
+    Raises:
+        InvalidArgument: The format does not know its dtype: objects, bfloat16, float8.
+    """
+    array = np.asanyarray(ndarray)
+    if array.dtype.hasobject or array.dtype.kind == "V":
+        raise InvalidArgument(f"An array of dtype {array.dtype} has no npy format. Give arrays of numbers, or Parameters.")
+    file = BytesIO()
+    npy.write_array(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def bytes_to_ndarray(tensor: bytes) -> NDArray:
+    """The array that bytes in npy format hold; pickled objects are refused.
+
+    >>> bytes_to_ndarray(ndarray_to_bytes(np.arange(3)))
+    array([0, 1, 2])
+
+    Raises:
+        CorruptData: They hold none, or more than one.
+    """
+    file = BytesIO(tensor)
+    try:
+        array: NDArray = npy.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError) as error:
+        raise CorruptData(f"{len(tensor)} bytes are no array in npy format: {error}") from None
+    if file.read(1):
+        raise CorruptData(f"{len(tensor)} bytes are an array in npy format and something else behind it.")
+    return array
+
+
+def _from_bytes(tensor: bytes | bytearray) -> NDArray:
+    """The array that bytes stand for."""
+    if tensor.startswith(npy.MAGIC_PREFIX):
+        try:
+            return bytes_to_ndarray(bytes(tensor))
+        except CorruptData:
+            pass  # somebody's own format that begins like it: kept as it is
+    return np.frombuffer(bytes(tensor), np.uint8)
 
 
 class Code(Enum):
@@ -196,10 +273,11 @@ class Outcome(str, Enum):
 
 
 class NodeState(str, Enum):
-    """Whether a node can be given work. ``ONLINE`` and ``AWAY`` count as available, ``LOST`` does not."""
+    """Whether a node can be given work. ``ONLINE`` and ``AWAY`` count as available, ``LEFT`` (on purpose) and ``LOST`` do not."""
 
     ONLINE = "online"
     AWAY = "away"
+    LEFT = "left"
     LOST = "lost"
 
     __str__ = str.__str__
@@ -207,7 +285,7 @@ class NodeState(str, Enum):
     @property
     def available(self) -> bool:
         """Whether tasks may be given to a node in this state."""
-        return self is not NodeState.LOST
+        return self in (NodeState.ONLINE, NodeState.AWAY)
 
 
 class RunState(str, Enum):

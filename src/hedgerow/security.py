@@ -1,8 +1,9 @@
-"""Who a peer is, how it proves it, and what a signed URL grants. Transport credentials come from here too.
+"""Who a peer is, how it proves it, and what a signed URL grants.
 
-Identity and role travel in the metadata of every call. Without client certificates a peer proves that it is the same as before
-with a secret that it made itself at first contact; the server keeps the secret's hash. (The peer makes the secret, so that a
-first call whose answer was lost can be repeated.)
+Identity and role travel in the metadata of every call. A peer proves that it is the same as before with a secret that it made
+itself at first contact; the server keeps the secret's hash. (The peer makes the secret, so that a first call whose answer was
+lost can be repeated.) Where the server asks for certificates, role and name come from the certificate, and what is kept of the
+secret is bound to that name: the secret alone is then worth nothing, and neither is another peer's certificate.
 """
 
 from __future__ import annotations
@@ -10,16 +11,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
-import grpc
-
-from hedgerow.errors import ConfigError, PermissionDenied, ProtocolMismatch, Unauthenticated
+from hedgerow.errors import PermissionDenied, ProtocolMismatch, Unauthenticated
 
 PROTOCOL_VERSION = 1
 MetadataItems = tuple[tuple[str, str], ...]
@@ -31,17 +28,22 @@ class Role(str, Enum):
     CLIENT = "client"
     DRIVER = "driver"
     OPERATOR = "operator"
+    SERVER = "server"
 
     __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A peer: its role, its id (a node's id, or a driver's) and the secret that proves it."""
+    """A peer: its role, its id (a node's id, or a driver's) and the secret that proves it.
+
+    ``certificate`` is the name in its certificate as the server saw it, ``hedgerow://<role>/<name>``; "" where it asks for none.
+    """
 
     role: Role
     id: str
     secret: str
+    certificate: str = ""
 
     @classmethod
     def fresh(cls, role: Role) -> Identity:
@@ -50,8 +52,9 @@ class Identity:
 
     @property
     def secret_hash(self) -> str:
-        """What the server keeps of the secret: its SHA-256 (the secret is 256 random bits, so no salt is needed)."""
-        return hashlib.sha256(self.secret.encode()).hexdigest()
+        """What the server keeps of secret and certificate: a SHA-256 (the secret is 256 random bits, so no salt is needed)."""
+        proof = f"{self.certificate}\n{self.secret}" if self.certificate else self.secret
+        return hashlib.sha256(proof.encode()).hexdigest()
 
     def metadata(self) -> MetadataItems:
         """The metadata that goes with every call."""
@@ -99,108 +102,44 @@ def check_secret(known_hash: str, identity: Identity) -> None:
     """
     if not hmac.compare_digest(known_hash, identity.secret_hash):
         raise Unauthenticated(
-            f"The {identity.role} {identity.id} is known here with another secret. Use its own state directory."
+            f"The {identity.role} {identity.id} is known here with another secret or certificate. Use its own state directory "
+            "and certificate."
         )
 
 
 class UrlSigner:
-    """Signs and checks relative blob URLs: HMAC-SHA256 over method, path, identity and expiry."""
+    """Signs and checks relative blob URLs: HMAC-SHA256 over method, path, identity, expiry and the name in the certificate."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def _mac(self, method: str, path: str, who: str, expires: str) -> str:
-        text = "\n".join((method, path, who, expires))
+    def _mac(self, method: str, path: str, who: str, expires: str, certificate: str) -> str:
+        text = "\n".join((method, path, who, expires, certificate))
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
     def sign(self, method: str, path: str, who: Identity, expires_at: float) -> str:
         """The path with a query that allows ``method`` on it until ``expires_at`` (Unix time in seconds)."""
         name, expires = f"{who.role}/{who.id}", str(int(expires_at))
-        return path + "?" + urlencode({"who": name, "expires": expires, "signature": self._mac(method, path, name, expires)})
+        signature = self._mac(method, path, name, expires, who.certificate)
+        return path + "?" + urlencode({"who": name, "expires": expires, "signature": signature})
 
-    def check(self, method: str, path: str, query: str, now: float) -> str:
+    def check(self, method: str, path: str, query: str, now: float, certificate: str = "") -> str:
         """Who may do this: ``"role/id"``.
+
+        Args:
+            method: What is asked for.
+            path: Of what.
+            query: The URL's query, with the signature.
+            now: Unix time in seconds.
+            certificate: The name in the asking peer's certificate; "" where it showed none.
 
         Raises:
             PermissionDenied: The signature does not fit, or the URL has expired; ask for a new one.
         """
         fields = parse_qs(query)
         who, expires, signature = (fields.get(name, [""])[0] for name in ("who", "expires", "signature"))
-        if not hmac.compare_digest(signature.encode(), self._mac(method, path, who, expires).encode()):
-            raise PermissionDenied("The URL's signature does not fit.")
+        if not hmac.compare_digest(signature.encode(), self._mac(method, path, who, expires, certificate).encode()):
+            raise PermissionDenied("The URL's signature does not fit: it is for another request, or for another peer.")
         if now > float(expires):
             raise PermissionDenied("The URL has expired. Ask for a new one.")
         return who
-
-
-@dataclass(frozen=True, slots=True)
-class Certificates:
-    """Paths of PEM files: the CA's certificate, the own certificate and its private key."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """The contents of the three files.
-
-        Raises:
-            ConfigError: One of them cannot be read.
-        """
-        return read_pem(self.ca), read_pem(self.certificate), read_pem(self.key)
-
-    def grpc_server(self) -> grpc.ServerCredentials:
-        """Credentials for a gRPC server (TLS, the client is not asked for a certificate)."""
-        _, certificate, key = self.read()
-        return grpc.ssl_server_credentials([(key, certificate)])
-
-    def https_server(self) -> ssl.SSLContext:
-        """A context for an HTTPS server (TLS 1.2 or newer, the client is not asked for a certificate).
-
-        Raises:
-            ConfigError: A file cannot be read or does not hold what it should.
-        """
-        ca, _, _ = self.read()
-        try:
-            https_client(ca)
-        except ConfigError as error:
-            raise ConfigError(f"{self.ca}: {error}") from None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"{self.certificate} and {self.key} are not a certificate and its key in PEM format: {error}"
-            ) from None
-        return context
-
-
-def read_pem(path: Path) -> bytes:
-    """The bytes of a PEM file.
-
-    Raises:
-        ConfigError: It cannot be read or holds no PEM.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from None
-    if b"-----BEGIN " not in data:
-        raise ConfigError(f"{path} is not in PEM format.")
-    return data
-
-
-def https_client(root_certificates: bytes) -> ssl.SSLContext:
-    """A context for an HTTPS client that trusts these PEM root certificates alone.
-
-    Raises:
-        ConfigError: They are no certificates.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=root_certificates.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"The root certificates are not certificates in PEM format (is it a key?): {error}") from None
-    return context

@@ -23,11 +23,11 @@ class Bench(Federation):
         super().__init__(folder, proxied=proxied, env=env)
         self.faults.mkdir()
 
-    def add_sites(self, *names: str) -> None:
-        """Start sites and wait until they are connected."""
+    def add_sites(self, *names: str, connected: int = 0) -> None:
+        """Start sites and wait until they are connected, or so many clients if others were started before."""
         for name in names:
             self.start_client(name, "training_site:site", WORKLOAD)
-        self.wait_for_sessions(len(names))
+        self.wait_for_sessions(connected or len(names))
 
     def start_job(self, name: str, *flags: str, **options: object) -> Process:
         """Start a job whose output is in the folder of this name."""

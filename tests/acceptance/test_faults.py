@@ -95,6 +95,27 @@ def test_a_client_that_never_comes_back_is_that_one_failure(bench: Bench) -> Non
     bench.ends_well("second", second, "a", "b", "c")
 
 
+def test_a_client_that_is_stopped_is_not_asked_again_and_its_task_fails_soon(bench: Bench) -> None:
+    bench.start_server("--node-left-s=2")
+    bench.add_sites("a", "b", "c")
+    job = bench.start_job("first", seconds=3)
+    bench.wait_for_start("b", 2)
+    bench.clients["b"].stop()
+    assert job.wait(JOB) == 0, job.tail()
+    assert bench.failures("first") == [(2, "b", "node_lost")]
+    assert bench.folds("first") == [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "c"), (3, "a"), (3, "c")]
+
+
+def test_a_client_that_is_stopped_and_started_again_finishes_its_task(bench: Bench) -> None:
+    bench.start_server()
+    bench.add_sites("a", "b")
+    job = bench.start_job("first", seconds=1)
+    bench.wait_for_start("a", 2)
+    bench.clients["a"].stop()
+    bench.clients["a"].start()
+    bench.ends_well("first", job, "a", "b")
+
+
 def test_a_worker_that_is_killed_is_replaced_and_the_client_stays_connected(bench: Bench) -> None:
     bench.start_server()
     bench.add_sites("a", "b")
@@ -120,6 +141,17 @@ def test_a_worker_that_is_killed_three_times_under_a_task_is_a_failure(bench: Be
     assert bench.failures("first") == [(2, "a", "worker_died")]
     assert bench.folds("first") == [(1, "a"), (1, "b"), (2, "b"), (3, "a"), (3, "b")]
     assert "client a failed (worker_died)" in job.output()
+
+
+def test_a_site_that_wants_no_retries_gets_none(bench: Bench) -> None:
+    bench.start_server()
+    bench.start_client("a", "training_site:site", WORKLOAD, "--worker-retries=0")
+    bench.add_sites("b", connected=2)
+    job = bench.start_job("first", seconds=1)
+    os.kill(bench.wait_for_start("a", 2), signal.SIGKILL)
+    assert job.wait(JOB) == 0, job.tail()
+    assert bench.failures("first") == [(2, "a", "worker_died")]
+    assert len(bench.executions("start", "a", 2)) == 1
 
 
 def test_deaths_of_the_worker_are_counted_over_a_restart_of_the_client(bench: Bench) -> None:

@@ -20,9 +20,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from hedgerow.audit import AUDIT_FILE, AuditLog
 from hedgerow.clock import SystemClock
 from hedgerow.records import Blob, DataPlane, Instruction, Outcome, Reply, Task
 from hedgerow.security import Identity, MetadataItems, Role
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
 from hedgerow.server.driver_api import Driver
@@ -31,6 +33,7 @@ from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.operator_api import Operator
+from hedgerow.server.revocations import Revocations
 from hedgerow.server.sessions import NodeSession, Sessions
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.store import Store
@@ -209,6 +212,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._store = Store.open(f"sqlite:///{folder / 'hedgerow.sqlite3'}", SystemClock())
         self._blobs = BlobFolder(folder / "blobs", reserve_bytes=0)
+        self._audit = AuditLog(folder / AUDIT_FILE, SystemClock())
         self._loop.run_until_complete(self._furnish())
         self._database = sqlite3.connect(folder / "hedgerow.sqlite3", isolation_level=None)
         self._whole = sqlite3.connect(":memory:")
@@ -221,6 +225,7 @@ class Server:
         self._database.close()
         self._whole.close()
         self._store.close()
+        self._audit.close()
         self._loop.close()
 
     async def _furnish(self) -> None:
@@ -267,10 +272,11 @@ class Server:
         grants = Grants(self._store, SystemClock(), 900.0, gate, 256 * 1024**3)
         notifier = Notifier(sessions, bells, self._blobs)
         plane = DataPlane(9093)
+        admission = Admission(False, Revocations(None), SystemClock(), self._audit)
         servicers = {
-            "fleet": Fleet(self._store, sessions, bells, grants, background, plane, gate),
-            "driver": Driver(self._store, sessions, bells, grants, background, notifier, plane, gate),
-            "operator": Operator(self._store, sessions, notifier, SystemClock()),
+            "fleet": Fleet(self._store, sessions, bells, grants, background, plane, gate, admission),
+            "driver": Driver(self._store, sessions, bells, grants, background, notifier, plane, gate, admission),
+            "operator": Operator(self._store, sessions, notifier, SystemClock(), admission),
         }
         for call in calls:
             before = self._rows

@@ -299,7 +299,7 @@ def _parts(message: Message) -> list[Message]:
 
 def _change_message(choices: Choices, message: Message, texts: Sequence[str]) -> None:
     part = choices.of(_parts(message))
-    fields: list[Any] = list(part.DESCRIPTOR.fields)
+    fields: list[Any] = list(part.DESCRIPTOR.fields)  # descriptors of either implementation
     if not fields:
         return
     field = choices.of(fields)

@@ -20,14 +20,15 @@ import psutil
 import pytest
 
 from hedgerow import errors
+from hedgerow.certificates import https_client
 from hedgerow.clock import SystemClock
 from hedgerow.records import Blob
-from hedgerow.security import Identity, Role, UrlSigner, https_client
+from hedgerow.security import Identity, Role, UrlSigner
 from hedgerow.server.blob_port import BlobPort, BlobPortLimits
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.changes import Upload
 from hedgerow.store.store import Store
-from hedgerow.waits import pause_thread
+from hedgerow.waits import Limit, pause_thread
 from hedgerow.wire.blob_http import ERROR_HEADER, OFFSET_HEADER
 from hedgerow.wire.channel import Address
 from hedgerow.wire.transfer import BlobPeer, Grant, TransferLimits
@@ -861,6 +862,61 @@ def test_tls_carries_both_directions_and_resumes(tls_server: Server, certificate
         between.close()
 
 
+def ask_over_tls(server: Server, certificates: Path, url: str, more: str = "") -> ssl.SSLSocket:
+    """A GET whose answer the test reads, or not."""
+    raw = socket.create_connection(("127.0.0.1", server.number), timeout=20)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    sock = https_client((certificates / "cert.pem").read_bytes()).wrap_socket(raw, server_hostname="localhost")
+    sock.sendall(f"GET {url} HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+    return sock
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [("", 0, 3_000_001), ("Range: bytes=0-\r\n", 0, None), ("Range: bytes=1500000-\r\n", 1_500_000, None),
+     ("Range: bytes=5-9\r\n", 5, 10), ("Range: bytes=-7\r\n", -7, None)],
+)  # fmt: skip
+def test_tls_sends_the_range_that_was_asked_for(
+    tls_server: Server, certificates: Path, asked: str, start: int, stop: int | None
+) -> None:
+    data = content(3_000_001)
+    url = tls_server.sign("GET", f"/blobs/{tls_server.keep(data)}")
+    with ask_over_tls(tls_server, certificates, url, asked) as sock:
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        assert response.status == (206 if asked else 200)
+        assert response.read() == data[start:stop]
+
+
+def test_tls_reader_that_takes_nothing_is_cut_and_gets_no_other_bytes(certificates: Path, tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    server = Server(tmp_path / "blobs", context, stalled_s=0.5)
+    data = content(30_000_000)
+    try:
+        with ask_over_tls(server, certificates, server.sign("GET", f"/blobs/{server.keep(data)}")) as sock:
+            received = sock.recv(1)  # the answer has begun
+            server.port.finish(Limit("cut_s", 20.0))
+            with contextlib.suppress(OSError):
+                while block := sock.recv(1_000_000):
+                    received += block
+        body = received.partition(b"\r\n\r\n")[2]
+        assert len(body) < len(data)
+        assert data.startswith(body)
+    finally:
+        server.port.stop()
+
+
+def test_refusal_over_tls_is_seen_before_the_body_is_sent(tls_server: Server, certificates: Path, tmp_path: Path) -> None:
+    context = https_client((certificates / "cert.pem").read_bytes())
+    data = content(2_000_000)
+    url = tls_server.put_url(len(data) - 1)
+    tls_server.store.announce(UPLOAD, len(data) - 1)
+    with pytest.raises(errors.InvalidArgument, match="1999999 bytes"):
+        BlobPeer(f"https://localhost:{tls_server.number}", context).upload(source(tmp_path, data), lambda: Grant(url))
+    assert tls_server.port.received_bytes == 0
+
+
 def test_server_with_an_unknown_certificate_is_not_trusted(tls_server: Server, tmp_path: Path) -> None:
     with pytest.raises(errors.Unauthenticated, match="certificate"):
         BlobPeer(tls_server.url).upload(source(tmp_path, b"x"), tls_server.ask_upload(1))
@@ -901,14 +957,19 @@ def test_base_url_may_have_a_prefix_and_must_be_http() -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"GET .x HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n"]
+    "sent",
+    [
+        b"GET .x HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+        b"PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
+        b"GET /blobs/x HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    ],
 )
 def test_a_stranger_who_speaks_no_http_puts_no_error_into_the_log(
     server: Server, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_connection(("127.0.0.1", server.number), timeout=10.0) as stranger:
         stranger.sendall(sent)
-        stranger.shutdown(socket.SHUT_WR)
-        while stranger.recv(1000):
+        while stranger.recv(1000):  # the answer, then the end
             pass
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

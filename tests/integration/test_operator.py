@@ -17,7 +17,8 @@ from hedgerow.driver import Driver, DriverLimits, ServerConfig, start_driver
 from hedgerow.errors import RunEnded
 from hedgerow.records import Kind, Parameters, RunState, Task
 from hedgerow.strategy import FedAvg
-from tests.integration.driver.fleet_client import fleet
+from hedgerow.testing import eventually
+from tests.integration.driver.fleet_client import SOON, fleet
 
 LIMITS = DriverLimits(connect_s=10, reconnect_s=10, wait_for_clients_s=10)
 CODE = "import sys; from hedgerow.cli.hedgerow import main; sys.exit(main(sys.argv[1:]))"
@@ -57,7 +58,7 @@ def test_runs_and_nodes_are_told_to_people_and_to_programs(tmp_path: Path) -> No
             nodes = [*driver.nodes()]
             list(driver.results(driver.push([driver.task(node, Kind.FIT, round=1) for node in nodes])))
             table = hedgerow("runs", *at)
-            assert re.search(rf"^{driver.run_id[:12]}  demo  running      1  2/2         0  .*  connected$", table, re.MULTILINE)
+            assert re.search(rf"^{driver.run_id[:8]}  demo  running      1  2/2 +0  .*  connected$", table, re.MULTILINE)
             (run,) = json.loads(hedgerow("runs", "--json", *at))
             assert (run["run_id"], run["name"], run["seed"], run["state"]) == (driver.run_id, "demo", 5, "running")
             assert (run["driver_connected"], run["ended_at"], run["tasks"]["done"]) == (True, None, 2)
@@ -74,6 +75,49 @@ def test_runs_and_nodes_are_told_to_people_and_to_programs(tmp_path: Path) -> No
         assert re.search(r"^a +online +\S.* +0 ", hedgerow("nodes", *at), re.MULTILINE)
         (run,) = json.loads(hedgerow("runs", "--json", *at))
         assert (run["state"], run["driver_connected"]) == ("finished", False)
+
+
+def test_what_came_of_each_node_in_a_round_is_told(tmp_path: Path) -> None:
+    let_go = threading.Event()
+
+    def partly(task: Task, parameters: Parameters) -> tuple[Parameters | None, int, float]:
+        if task.instruction.kind == Kind.EVALUATE:
+            return None, 1, 0.5
+        if slow_id and task.node_id == slow_id[0] and task.round == 2:
+            assert let_go.wait(30)
+        return Parameters({"w": np.ones(10, np.float32)}), 1, 0.0
+
+    slow_id: list[str] = []
+    with fleet(tmp_path, partly, ["a", "b", "the-slow-one"]) as (service, _):
+        at = ("--server", service.driver_address.text, "--insecure")
+        slow_id += [n["node_id"] for n in json.loads(hedgerow("nodes", "--json", *at)) if n["name"] == "the-slow-one"]
+
+        def evaluate(server_round: int, *_: object) -> None:
+            if server_round == 2:
+                eventually(lambda: json.loads(hedgerow("runs", "--json", *at))[0]["tasks"]["cancelled"] == 1, SOON, "cancelling")
+                let_go.set()
+
+        strategy = FedAvg(
+            min_available_clients=3,
+            fraction_evaluate=0.7,
+            initial_parameters=Parameters({"w": np.ones(10, np.float32)}),
+            evaluate_fn=evaluate,
+        )
+        config = ServerConfig(2, seed=1, min_fit_results=2, grace_s=0.2)
+        try:
+            start_driver(server_address=service.driver_address.text, config=config, strategy=strategy, limits=LIMITS)
+        finally:
+            let_go.set()
+        (run,) = json.loads(hedgerow("runs", "--json", *at))
+        detail = json.loads(hedgerow("run", run["run_id"], "--json", *at))
+        assert [(m["round"], m["valid"]) for m in detail["manifest"]] == [(1, True), (2, True)]
+        outcomes = {one["node"]: (one["outcome"], one["asked"]) for one in detail["manifest"][1]["phases"]["fit"]}
+        assert outcomes == {"a": ("contributed", True), "b": ("contributed", True), "the-slow-one": ("late", True)}
+        text = hedgerow("run", run["run_id"], *at)
+        assert re.search(r"^ +1  fit +3 +3 +0 +0 +0$", text, re.MULTILINE)
+        assert re.search(r"^ +2  fit +3 +2 +1 +0 +0  late: the-slow-one$", text, re.MULTILINE)
+        assert re.search(r"^ +2  evaluate +2 +2 +0 +0 +1  1 not_sampled$", text, re.MULTILINE)
+        assert re.search(r"^ +2  fit +the-slow-one  late ", text, re.MULTILINE), "not as cancelled"
 
 
 def test_stopped_run_ends_its_driver_with_the_reason_and_its_tasks(tmp_path: Path) -> None:

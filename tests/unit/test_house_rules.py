@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -58,7 +59,8 @@ def test_a_face_is_sorted_and_everything_in_it_can_be_imported(name: str) -> Non
 def test_what_a_face_shows_has_a_docstring(name: str) -> None:
     face = importlib.import_module(name)
     shown = [getattr(face, public) for public in face.__all__ if not public.startswith("__")]
-    assert [thing for thing in shown if callable(thing) and not (getattr(thing, "__doc__", None) or "").strip()] == []
+    told = [thing for thing in shown if callable(thing) and get_origin(thing) is None]  # an alias of a type cannot have one
+    assert [thing for thing in told if not (getattr(thing, "__doc__", None) or "").strip()] == []
 
 
 def test_everything_in_the_package_face_is_documented() -> None:

@@ -21,6 +21,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "waits",
         "logs",
         "security",
+        "certificates",
+        "authority",
+        "audit",
         "store",
         "wire",  # the package's own __init__
         "wire.convert",
@@ -31,7 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "wire.proto",
     ),
     "processes": ("server", "client", "driver", "operate"),
-    "programs": ("cli", "testing", "flwr", "hedgerow"),
+    "programs": ("classic", "cli", "testing", "flwr", "hedgerow"),
     "frameworks": ("frameworks",),  # last, so that nothing imports it
 }
 # Units of this layer never import one another.
@@ -73,7 +76,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store",),
     "aiohttp": ("server",),
     "prometheus_client": ("server",),
-    "grpc": ("security", "wire.channel", "wire.status", "server", "client", "driver", "operate"),
+    "grpc": ("wire.channel", "wire.status", "server", "client", "driver", "operate"),
+    "cryptography": ("certificates", "authority", "server"),
     "grpc_health": ("server",),
     "grpc_reflection": ("server",),
     "tensorboardX": ("driver",),

@@ -6,8 +6,12 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+
+import pytest
 
 from hedgerow import logs
+from hedgerow.errors import ConfigError
 
 
 @contextmanager
@@ -120,3 +124,19 @@ def test_what_a_peer_says_cannot_forge_a_line_or_reach_the_terminal() -> None:
     first, second = logs.TextFormatter().format(record).splitlines()
     assert first.endswith("bye\\x1b[31m")
     assert second == "    INFO hedgerow forged"
+
+
+def test_the_log_goes_to_a_file_as_well(tmp_path: Path) -> None:
+    with fresh() as stderr:
+        logs.to_file("100% mine", str(tmp_path / "log.txt"))
+        logs.log(logging.INFO, "from a program: %s", 1)
+        handler = logging.getLogger(logs.PACKAGE).handlers[-1]
+        handler.close()
+        assert "from a program: 1" in stderr.getvalue()
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()
+    assert re.fullmatch(r"100% mine \| INFO hedgerow .* \| from a program: 1", line)
+
+
+def test_the_log_is_sent_to_no_host() -> None:
+    with pytest.raises(ConfigError, match="HTTPHandler"):
+        logs.to_file("x", host="log.example")

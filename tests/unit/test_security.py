@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from hedgerow.errors import ConfigError, PermissionDenied, Unauthenticated
+from hedgerow.errors import PermissionDenied, Unauthenticated
 from hedgerow.security import (
-    Certificates,
     Identity,
     Role,
     UrlSigner,
     check_secret,
-    https_client,
     identity_from_metadata,
-    read_pem,
 )
 
 CLIENT = Identity(Role.CLIENT, "a" * 16, "s" * 64)
@@ -120,26 +116,3 @@ def test_url_without_a_query_or_of_another_server_is_denied() -> None:
             SIGNER.check("GET", "/blobs/abc", query, 0)
     with pytest.raises(PermissionDenied):
         UrlSigner(b"x" * 32).check("GET", *parts(URL), 0)
-
-
-# --- certificates ---------------------------------------------------------------------------------------------------------
-
-
-def test_missing_or_foreign_pem_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"missing\.pem"):
-        read_pem(tmp_path / "missing.pem")
-    (tmp_path / "other.pem").write_text("hello")
-    with pytest.raises(ConfigError, match="not in PEM format"):
-        read_pem(tmp_path / "other.pem")
-
-
-def test_pem_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bad.pem"
-    path.write_text("-----BEGIN NOTHING-----\nAAAA\n-----END NOTHING-----\n")
-    with pytest.raises(ConfigError, match=r"bad\.pem"):
-        Certificates(path, path, path).https_server()
-
-
-def test_root_certificates_that_are_none_are_refused() -> None:
-    with pytest.raises(ConfigError, match="not certificates"):
-        https_client(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

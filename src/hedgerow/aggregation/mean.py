@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import NDArray, Parameters
+from hedgerow.records import NDArray, NDArrays, Parameters
 
 
 class WeightedMean:
@@ -117,6 +117,18 @@ def weighted_mean(updates: Iterable[tuple[Parameters, float]], dtypes: Mapping[s
     for parameters, weight in updates:
         mean.add(parameters, weight)
     return mean.result(dtypes)
+
+
+def aggregate(results: Iterable[tuple[NDArrays, int]]) -> NDArrays:
+    """The weighted mean of ``(arrays, number of examples)`` pairs, for strategies that work on lists of arrays.
+
+    >>> aggregate([([np.array([0.0, 4.0])], 1), ([np.array([4.0, 4.0])], 3)])
+    [array([3., 4.])]
+
+    Raises:
+        InvalidArgument: There are none, or no examples; or their shapes differ.
+    """
+    return weighted_mean((Parameters(arrays), examples) for arrays, examples in results).arrays()
 
 
 def weighted_loss_mean(losses: Iterable[tuple[int, float]]) -> float:

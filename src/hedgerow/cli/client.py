@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.cli.tls_options import add_tls_options, tls_from
+from hedgerow.client.jobs import WORKER_RETRIES
 from hedgerow.client.launch import DEFAULT_FLEET_PORT, EXIT_USAGE, ClientOptions, run
 from hedgerow.client.worker_process import WorkerCommand
 from hedgerow.errors import ConfigError
-from hedgerow.security import https_client, read_pem
+from hedgerow.security import Role
 from hedgerow.wire.channel import Address
 
 log = logging.getLogger(__name__)
@@ -39,12 +41,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path(),
         help="folder that the module is searched in first (default: the working directory)",
     )
-    p.add_argument(
-        "--insecure", action="store_true", help="connect without encryption; anybody on the network can read and interfere"
-    )
-    p.add_argument(
-        "--root-certificates", type=Path, metavar="PEM", help="certificate of the authority that signed the server's one"
-    )
+    add_tls_options(p)
     p.add_argument(
         "--server", default=f"127.0.0.1:{DEFAULT_FLEET_PORT}", metavar="HOST:PORT", help="the Fleet API (default: %(default)s)"
     )
@@ -53,8 +50,18 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="identity and unsent results (default: a folder for this server and name in the user's state directory)",
     )
-    p.add_argument("--name", help="the node's name (default: the callable's attribute `name`, else the attribute's own name)")
+    p.add_argument(
+        "--name",
+        help="the node's name (default: the certificate's, else the callable's attribute `name`, else the attribute's own name)",
+    )
     p.add_argument("--max-parallel", type=int, default=1, metavar="N", help="tasks that may run at once (default: %(default)s)")
+    p.add_argument(
+        "--worker-retries",
+        type=int,
+        default=WORKER_RETRIES,
+        metavar="N",
+        help="how often a task is tried again whose worker process was killed or crashed (default: %(default)s)",
+    )
     p.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="default: %(default)s")
     p.add_argument("--log-format", default="text", choices=["text", "json"], help="default: %(default)s")
     p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
@@ -66,28 +73,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
     try:
-        if args.insecure and args.root_certificates:
-            raise ConfigError("--insecure and --root-certificates contradict one another. Give one of them.")
-        if not args.insecure and not args.root_certificates:
-            raise ConfigError(
-                "Give --root-certificates with the PEM file of the authority that signed the server's certificate, or --insecure "
-                "to connect without encryption."
-            )
-        root_certificates = read_pem(args.root_certificates) if args.root_certificates else None
-        if root_certificates is not None:
-            https_client(root_certificates)
         options = ClientOptions(
             server=Address.parse(args.server, DEFAULT_FLEET_PORT),
-            root_certificates=root_certificates,
+            tls=tls_from(args, Role.CLIENT),
             name=args.name,
             state_dir=args.state_dir,
             max_parallel=args.max_parallel,
+            worker_retries=args.worker_retries,
         )
     except ConfigError as error:
         print(f"flower-client: {error}", file=sys.stderr)
         return EXIT_USAGE
     if args.insecure:
         log.warning("Option --insecure was set: the connection to %s is not encrypted", options.server.text)
+        log.warning("Anybody on the way can read and change models and results, and nobody proves to be the server")
     command = WorkerCommand(args.callable, args.callable_dir.absolute(), args.log_level, args.log_format)
     return run(options, command)
 

@@ -10,10 +10,13 @@ USAGE = """usage: hedgerow [--version] COMMAND ...
   hedgerow server ...   the long-running server (the same as flower-server)
   hedgerow client ...   the long-running client of one site (the same as flower-client)
 
+  hedgerow provision    keys and certificates: an authority, and folders for servers, clients and drivers
+
   hedgerow runs         the runs of a server
   hedgerow run RUN      one run: its state, its rounds and what failed
   hedgerow stop RUN     end a run
   hedgerow nodes        the nodes of a server
+  hedgerow audit        who did what at the server on this machine
   hedgerow backup DEST  a copy of the state of the server on this machine, which may be running
 
 `hedgerow COMMAND --help` shows the options of a command.
@@ -37,6 +40,14 @@ def main(argv: list[str] | None = None) -> int:
 
             commands = {"runs": operate.runs, "run": operate.run, "stop": operate.stop, "nodes": operate.nodes}
             return commands[command](rest)
+        case "audit":
+            from hedgerow.cli import audit
+
+            return audit.main(rest)
+        case "provision":
+            from hedgerow.cli import provision
+
+            return provision.main(rest)
         case "backup":
             from hedgerow.cli import backup
 

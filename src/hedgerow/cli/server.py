@@ -8,13 +8,14 @@ import gc
 import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
-from hedgerow.security import Certificates
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
@@ -32,8 +33,27 @@ def parser() -> argparse.ArgumentParser:
         prog="flower-server",
         description="The long-running server: clients connect to its Fleet API, drivers to its Driver API.",
     )
-    p.add_argument("--insecure", action="store_true", help="serve without encryption; anybody on the network can read and join")
-    p.add_argument("--certificates", nargs=3, type=Path, metavar=("CA", "CERT", "KEY"), help="PEM files for TLS")
+    p.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve without encryption: anybody on the network can read and change everything, join, and end runs",
+    )
+    p.add_argument(
+        "--certificates",
+        nargs=3,
+        type=Path,
+        metavar=("CA", "CERT", "KEY"),
+        help="PEM files for TLS: the authority's certificate, the server's and its key (made by `hedgerow provision`)",
+    )
+    p.add_argument(
+        "--client-certificates",
+        choices=("required", "none"),
+        help="whether clients and drivers must show certificates of the authority (default: required if the server's own is one "
+        "of `hedgerow provision`; else they prove with secrets of their own that they are the same as before)",
+    )
+    p.add_argument(
+        "--revoked", type=Path, metavar="PEM", help="the authority's list of revoked certificates; read again on change"
+    )
     for flags, dest, what in (
         (("--fleet-api-address", "--grpc-rere-fleet-api-address"), "fleet_address", "clients connect"),
         (("--driver-api-address",), "driver_address", "drivers connect"),
@@ -58,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, what in (
         ("node_lost_s", "a node that is away for longer is lost and its tasks fail"),
+        ("node_left_s", "a node whose client was stopped is lost after so long, unless the client is started again"),
         ("max_task_s", "a task that was sent longer ago expires"),
         ("driver_lost_s", "a run whose driver is away for longer shows as interrupted"),
         ("interrupted_kept_s", "an interrupted run that is not taken up for longer fails"),
@@ -90,6 +111,8 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
     return ServerOptions(
         insecure=args.insecure,
         certificates=None if args.certificates is None else Certificates(*args.certificates),
+        client_certificates=None if args.client_certificates is None else args.client_certificates == "required",
+        revoked=args.revoked,
         fleet_address=Address.parse(args.fleet_address, 9091),
         driver_address=Address.parse(args.driver_address, 9092),
         blob_address=Address.parse(args.blob_address, 9093),
@@ -97,6 +120,7 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         web_address=Address.parse(args.web_address, 9094),
         database=args.database,
         node_lost_s=args.node_lost_s,
+        node_left_s=args.node_left_s,
         max_task_s=args.max_task_s,
         driver_lost_s=args.driver_lost_s,
         interrupted_kept_s=args.interrupted_kept_s,
@@ -104,6 +128,16 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         max_blob_bytes=args.max_blob_bytes,
         **state_dir,
     )
+
+
+def _open_files_as_many_as_allowed() -> None:
+    """Every connection is an open file, and the usual limit of 1024 is one that the process may raise itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            log.warning("Only %d files and connections can be open at once: %s", soft, error)
 
 
 async def serve(options: ServerOptions) -> None:
@@ -131,6 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``flower-server``; returns the exit code: 0 after a signal, 1 after a second one, 2 for wrong usage."""
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
+    _open_files_as_many_as_allowed()
     try:
         asyncio.run(serve(options_from(args)))
     except ConfigError as error:

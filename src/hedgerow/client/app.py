@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+from hedgerow.client.client import Client
+from hedgerow.client.numpy_client import NumPyClient
 from hedgerow.errors import InvalidArgument
+
+ClientFn: TypeAlias = Callable[[str], Client | NumPyClient]
+"""Makes a client; its argument is the node's name."""
 
 
 class ClientApp:

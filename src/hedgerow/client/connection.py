@@ -15,10 +15,11 @@ from typing import TypeVar
 
 import grpc.aio
 
+from hedgerow.certificates import Tls
 from hedgerow.client.session import Session, Standing
 from hedgerow.errors import Unavailable
 from hedgerow.records import Blob
-from hedgerow.security import Identity, https_client
+from hedgerow.security import Identity
 from hedgerow.waits import Limit, wait, wait_future
 from hedgerow.wire.channel import Address, blob_base_url, open_channel
 from hedgerow.wire.convert import blob_from_proto
@@ -41,7 +42,7 @@ class Connection:
 
     Args:
         server: Address of the Fleet API.
-        root_certificates: PEM; None for an insecure connection.
+        tls: What to connect with; None for an insecure connection.
         identity: This node.
 
     Attributes:
@@ -49,13 +50,13 @@ class Connection:
         inline_max_bytes: What the server said last: parameters below this size ride in messages.
     """
 
-    def __init__(self, server: Address, root_certificates: bytes | None, identity: Identity) -> None:
+    def __init__(self, server: Address, tls: Tls | None, identity: Identity) -> None:
         self.server = server
         self.session: Session | None = None
         self.inline_max_bytes = 0
         self._identity = identity
-        self._tls: ssl.SSLContext | None = https_client(root_certificates) if root_certificates is not None else None
-        self._channel = open_channel(server, root_certificates)
+        self._tls: ssl.SSLContext | None = None if tls is None else tls.https_client()
+        self._channel = open_channel(server, tls)
         self._stub = fleet_pb2_grpc.FleetStub(self._channel)
         self._changed = asyncio.Condition()
         self._peer: BlobPeer | None = None
@@ -82,11 +83,11 @@ class Connection:
         """The session is over."""
         self.session = None
 
-    async def session_after(self, epoch: int) -> Session:
-        """An open session that is newer than the one with this epoch; waits for it."""
+    async def session_after(self, older: Session | None) -> Session:
+        """An open session that is not this one, None for any; waits for it."""
         async with self._changed:
             await wait(
-                self._changed.wait_for(lambda: self.session is not None and self.session.epoch > epoch),
+                self._changed.wait_for(lambda: self.session is not None and self.session is not older),
                 A_SESSION,
                 "a session with the server",
             )

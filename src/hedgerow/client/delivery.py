@@ -72,9 +72,10 @@ class Delivery:
 
     async def _send(self, task_id: str) -> None:
         backoff = Backoff()
-        fenced_epoch = fresh_uploads = 0
+        fenced: Session | None = None
+        fresh_uploads = 0
         while True:
-            session = await self._connection.session_after(fenced_epoch)
+            session = await self._connection.session_after(fenced)
             entry = self._outbox.get(task_id)
             if entry is None:
                 return
@@ -82,7 +83,7 @@ class Delivery:
                 await self._send_once(entry, session)
                 return
             except Fenced:
-                fenced_epoch = session.epoch
+                fenced = session
             except NotFound as error:
                 log.warning("The server does not know the %s (%s); its result is dropped", entry.label, error)
                 self._outbox.remove(task_id)
@@ -117,7 +118,7 @@ class Delivery:
     async def _retry(self, failed: Session, seconds: float) -> None:
         """Let some time pass, or a new session open, which is worth a try at once."""
         with contextlib.suppress(WaitTimeout):
-            await wait(self._connection.session_after(failed.epoch), Limit("delivery_backoff_s", seconds), "a new session")
+            await wait(self._connection.session_after(failed), Limit("delivery_backoff_s", seconds), "a new session")
 
     async def _send_once(self, entry: Entry, session: Session) -> None:
         if len(entry.reply.parameters.inline) >= session.data_plane.inline_max_bytes:

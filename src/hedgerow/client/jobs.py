@@ -26,8 +26,8 @@ from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
-MAX_WORKER_DEATHS = 3
-"""A task is tried this often; only deaths of the worker count."""
+WORKER_RETRIES = 2
+"""So often a task whose worker died is tried again; nothing else counts."""
 CANCEL_GRACE_S = 5.0
 """A cancelled task may end by itself for so long before its worker is killed; loading the callable again may cost more."""
 JOBS_END = Limit("jobs_end_s", 1.5)
@@ -56,6 +56,7 @@ class Bench:
     pool: WorkerPool
     connection: Connection
     delivery: Delivery
+    worker_retries: int = WORKER_RETRIES
 
 
 class Jobs:
@@ -85,15 +86,26 @@ class Jobs:
             log.info("The server asks again for task %s; its result is sent again", message.task_id)
             self._bench.delivery.send_again(message.task_id)
             return
+        try:
+            check_id("task_id", message.task_id)
+            check_id("run_id", message.run_id)
+        except InvalidArgument as error:  # no name for a folder here, so there is no way to answer
+            log.error("The server sent a task that is ignored: %s", error)
+            return
         label = f"{message.instruction.kind[:64]} task (round {message.round}, run {message.run_id[:8]})"
         try:
             task = task_from_proto(message)
         except InvalidArgument as error:
             log.error("The server sent a task that cannot be read: %s", error)
-            self._bench.outbox.put(
-                message.task_id, message.run_id, label, _failure(Outcome.INVALID_RESULT, str(error)), None, None
-            )
-            self._bench.delivery.send(message.task_id)
+            failure = _failure(Outcome.INVALID_RESULT, str(error))
+            try:
+                self._bench.outbox.put(message.task_id, message.run_id, label, failure, None, None)
+            except OSError as problem:
+                log.error(
+                    "The refusal of the %s cannot be kept: %s. The server sends it again in the next session", label, problem
+                )
+            else:
+                self._bench.delivery.send(message.task_id)
             return
         job = self._jobs[task.task_id] = Job(task, label)
         log.info("Received the %s", label, extra=_extra("task_received", task))
@@ -158,7 +170,7 @@ class Jobs:
         blob = job.task.instruction.parameters
         backoff = Backoff()
         while path is not None and isinstance(blob, Blob) and not self._bench.cache.has(blob):
-            await self._bench.connection.session_after(0)
+            await self._bench.connection.session_after(None)
             try:
                 await self._bench.connection.download(blob, path, job.task.run_id, job.task.task_id)
             except (CallerError, CorruptData) as error:
@@ -214,12 +226,11 @@ class Jobs:
                 if self._closing or not self._bench.pool.replaces_workers:
                     raise asyncio.CancelledError from error  # the client is stopping
                 deaths = state.count_death(task.task_id)
-                log.warning(
-                    "%s Task: %s, death %d of %d", error, job.label, deaths, MAX_WORKER_DEATHS, extra=_extra("worker_died", task)
-                )
-                if deaths < MAX_WORKER_DEATHS:
+                most = self._bench.worker_retries + 1
+                log.warning("%s Task: %s, death %d of %d", error, job.label, deaths, most, extra=_extra("worker_died", task))
+                if deaths < most:
                     continue
-                text = f"The worker process died {deaths} times under this task; the last time: {error}"
+                text = f"The worker process died {deaths} time{'s' * (deaths > 1)} under this task; the last time: {error}"
                 return _failure(Outcome.WORKER_DIED, text, deaths), (None, None)
             reply = done.reply
             reply.worker_deaths = state.deaths(task.task_id)

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow import logs
+from hedgerow.certificates import Tls
+from hedgerow.client.jobs import WORKER_RETRIES
 from hedgerow.client.link import Link, LinkEnded
 from hedgerow.client.state_dir import StateDir, StateDirTaken, default_state_dir
 from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.client.worker_process import AttachedWorker, ChildWorker, Worker, WorkerCommand
 from hedgerow.errors import AlreadyExists, ConfigError, HedgerowError
+from hedgerow.security import Role
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import Address
 
@@ -40,25 +43,35 @@ class ClientOptions:
 
     Attributes:
         server: Address of the server's Fleet API.
-        root_certificates: PEM; None for an insecure connection.
-        name: The node's name; None takes the one that the callable suggests.
+        tls: What to connect with; None for an insecure connection.
+        name: The node's name; None takes the certificate's, or else the one that the callable suggests.
         state_dir: None takes the default for this server and name.
         max_parallel: How many tasks may run at once.
+        worker_retries: How often a task whose worker died is tried again.
         number_names: Whether a suggested name that is taken gets a number (name-2, name-3, …) instead of being refused.
     """
 
     server: Address
-    root_certificates: bytes | None = None
+    tls: Tls | None = None
     name: str | None = None
     state_dir: Path | None = None
     max_parallel: int = 1
+    worker_retries: int = WORKER_RETRIES
     number_names: bool = False
 
     def __post_init__(self) -> None:
         if self.max_parallel < 1:
             raise ConfigError(f"--max-parallel is {self.max_parallel}; at least 1 task must be able to run.")
+        if self.worker_retries < 0:
+            raise ConfigError(f"--worker-retries is {self.worker_retries}; 0 is the least: a task fails when its worker dies.")
         if self.name is not None:
             check_name(self.name)
+        if self.tls is not None and (subject := self.tls.check(Role.CLIENT).subject) is not None:
+            if self.name not in (None, subject.name):
+                raise ConfigError(
+                    f"The name is {self.name!r}, the certificate's is {subject.name!r}. Give no --name, or that one."
+                )
+            object.__setattr__(self, "name", subject.name)
 
 
 def check_name(name: str) -> str:
@@ -158,7 +171,8 @@ async def _run_named(options: ClientOptions, suggested_name: str, pool: WorkerPo
         try:
             state = StateDir.open(options.state_dir or default_state_dir(options.server.text, name))
             try:
-                await _run_link(Link(options.server, options.root_certificates, name, state, pool), stop)
+                link = Link(options.server, options.tls, name, state, pool, options.worker_retries)
+                await _run_link(link, stop)
                 return
             finally:
                 state.close()
@@ -197,6 +211,12 @@ def run(options: ClientOptions, command: WorkerCommand | None, fd: int | None = 
     return EXIT_OK
 
 
+def _tls(args: argparse.Namespace) -> Tls | None:
+    if args.root_certificates_on_stdin:
+        return Tls(sys.stdin.buffer.read())
+    return None if args.certificates is None else Tls.of(args.certificates, None)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The link as a child of the user's process."""
     parser = argparse.ArgumentParser(prog="hedgerow.client.launch", description="Started by start_client, not by hand.")
@@ -204,14 +224,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--server", required=True)
     parser.add_argument("--name")
     parser.add_argument("--state-dir", type=Path)
-    parser.add_argument("--certificates-on-stdin", action="store_true")
+    parser.add_argument("--root-certificates-on-stdin", action="store_true")
+    parser.add_argument("--certificates", nargs=3, type=Path)
     args = parser.parse_args(argv)
     # The user's process reads these lines and logs them in its own way.
     logs.configure("DEBUG", "json")
     try:
         options = ClientOptions(
             server=Address.parse(args.server, DEFAULT_FLEET_PORT),
-            root_certificates=sys.stdin.buffer.read() if args.certificates_on_stdin else None,
+            tls=_tls(args),
             name=args.name,
             state_dir=args.state_dir,
             number_names=True,

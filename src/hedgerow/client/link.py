@@ -7,9 +7,10 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 
+from hedgerow.certificates import Tls
 from hedgerow.client.connection import Connection
 from hedgerow.client.delivery import Delivery
-from hedgerow.client.jobs import Bench, Jobs
+from hedgerow.client.jobs import WORKER_RETRIES, Bench, Jobs
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.session import Session, Standing, is_refusal
@@ -47,30 +48,40 @@ class Link:
 
     Args:
         server: Address of the Fleet API.
-        root_certificates: PEM; None for an insecure connection.
+        tls: What it connects with; None for an insecure connection.
         name: The node's name.
         state: The open state directory.
         pool: The workers.
+        worker_retries: How often a task whose worker died is tried again.
 
     Attributes:
         outbox: Results that are not safe elsewhere yet.
     """
 
-    def __init__(self, server: Address, root_certificates: bytes | None, name: str, state: StateDir, pool: WorkerPool) -> None:
+    def __init__(
+        self,
+        server: Address,
+        tls: Tls | None,
+        name: str,
+        state: StateDir,
+        pool: WorkerPool,
+        worker_retries: int = WORKER_RETRIES,
+    ) -> None:
         self._name = name
         self._state = state
-        self._secure = root_certificates is not None
-        self._connection = Connection(server, root_certificates, state.identity)
+        self._secure = tls is not None
+        self._connection = Connection(server, tls, state.identity)
         self.outbox = Outbox(state)
         self._delivery = Delivery(self.outbox, self._connection)
         cache = ParameterCache(state.path / "parameters")
-        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery))
+        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery, worker_retries))
         self._attempts = _Attempts()
         self._leaving = False
+        self._job_done = False
         self._software = f"hedgerow {importlib.metadata.version('hedgerow')}"
 
     async def run(self) -> None:
-        """Stay connected until cancelled.
+        """Stay connected until cancelled, or until the one job is done that the server was there for.
 
         Raises:
             HedgerowError: At first contact, the server refused this client for a reason that trying again does not mend.
@@ -86,6 +97,8 @@ class Link:
             opened_at = loop.time()
             try:
                 at_least_s = await self._one_session()
+                if self._job_done:
+                    return
                 problem = "the server ended the session"
             except Fenced as error:
                 raise LinkEnded(f"Another process runs as node {self._name} (id {self._state.identity.id}): {error}") from None
@@ -154,9 +167,13 @@ class Link:
         return 0.0
 
     def _goodbye(self, goodbye: fleet_pb2.Goodbye) -> float:
-        if not goodbye.HasField("come_back_after_s"):
+        if goodbye.job_done:
+            log.info("The server has ended: %s", goodbye.reason, extra={"action": "job_done"})
+            self._job_done = True
+        elif not goodbye.HasField("come_back_after_s"):
             raise LinkEnded(f"The server ended the session of node {self._name} for good: {goodbye.reason}.")
-        log.info("The server ends the session: %s", goodbye.reason, extra={"action": "goodbye"})
+        else:
+            log.info("The server ends the session: %s", goodbye.reason, extra={"action": "goodbye"})
         return goodbye.come_back_after_s
 
     async def leave(self, reason: str) -> None:

@@ -17,6 +17,7 @@ Files get fresh names where that is possible: to rename over an old file makes e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -28,7 +29,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.state_dir import StateDir, write_atomically
-from hedgerow.errors import InvalidArgument
+from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
@@ -85,6 +86,8 @@ class Outbox:
             if task_id not in self._entries:
                 log.warning("Removed a half-written result from the outbox: %s", path.name, extra={"action": "outbox_repaired"})
                 path.unlink()
+            elif self._entries[task_id].parameters is None:
+                path.unlink(missing_ok=True)  # of a result that had to give way to a failure
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._entries
@@ -106,47 +109,60 @@ class Outbox:
 
         Raises:
             InvalidArgument: An id is malformed, and might name something outside of the outbox.
-            OSError: The disk is full or broken; nothing is kept then.
+            OSError: The disk is full or broken. Calling again with the same arguments goes on where this one failed.
+            CorruptData: A file that is to be moved is not there.
         """
         check_id("task_id", task_id)
         check_id("run_id", run_id)
-        path = self._folder / task_id
-        moves = [
-            (source, path.with_name(f"{task_id}.{name}"))
-            for source, name in ((parameters, "parameters"), (state, "state"))
-            if source
-        ]
-        kept = moves[0][1] if parameters is not None else None
-        size = 0 if parameters is None or kept is None else (parameters if parameters.exists() else kept).stat().st_size
-        entry = Entry(task_id, run_id, label, reply, kept, size, secrets.token_hex(16))
-        # What needs space comes first. A try that failed may have moved some files: they are where they belong.
-        hidden = self._folder / f".{task_id}"
-        hidden.write_bytes(_sealed(entry))
-        if task_id in self._entries:  # a failure takes the place of a result that the server refuses
-            self.remove(task_id)
-        for source, target in moves:
-            if source.exists() or not target.exists():
-                source.rename(target)
-        hidden.rename(path)
+        entry = self._entries.get(task_id)
+        if entry is None or entry.reply != reply:  # else an earlier call has got that far
+            entry = Entry(task_id, run_id, label, reply, None, 0, secrets.token_hex(16))
+            entry = self._entries[task_id] = self._write(entry, parameters, state)
         self._keep_state(entry)
-        self._entries[task_id] = entry
+        return entry
+
+    def _write(self, entry: Entry, parameters: Path | None, state: Path | None) -> Entry:
+        """Bring an entry to the disk, whole or not at all. It may take the place of a result that the server refuses."""
+        path = self._folder / entry.task_id
+        moves = []
+        for source, name in ((parameters, "parameters"), (state, "state")):
+            if source is not None:
+                target = path.with_name(f"{path.name}.{name}")
+                # A try that failed may have moved some files: they are where they belong.
+                here = source if source.exists() else target
+                if not here.exists():
+                    raise CorruptData(f"The file {source} of the result of the {entry.label} is not there any longer.")
+                moves.append((here, target))
+        if parameters is not None:
+            here, target = moves[0]
+            entry = replace(entry, parameters=target, size=here.stat().st_size)
+        hidden = self._folder / f".{path.name}"
+        hidden.write_bytes(_sealed(entry))  # what needs space comes first
+        for here, target in moves:
+            if here != target:
+                here.rename(target)
+        hidden.rename(path)
+        if entry.parameters is None:
+            self._drop_files(entry)
         return entry
 
     def accepted(self, task_id: str, server_id: str) -> None:
-        """The server has taken the result."""
+        """The server has taken the result. Where the disk is full the next start does not know that, and sends it again."""
         entry = self._entries.get(task_id)
         if entry is not None and entry.accepted_by != server_id:
             self._entries[task_id] = replace(entry, accepted_by=server_id)
             if entry.parameters is not None:
-                self._mark(task_id).write_text(server_id)
+                with _tolerated(f"the server has the result of the {entry.label}"):
+                    self._mark(task_id).write_text(server_id)
 
     def send_again(self, task_id: str) -> None:
         """The server has asked for a task again whose result it had: send everything anew, also the parameters."""
         entry = self._entries.get(task_id)
         if entry is not None:
-            self._mark(task_id).unlink(missing_ok=True)
             self._entries[task_id] = replace(entry, accepted_by="", upload_id=secrets.token_hex(16))
-            write_atomically(self._folder / task_id, _sealed(self._entries[task_id]))
+            with _tolerated(f"the result of the {entry.label} is to be sent again"):
+                self._mark(task_id).unlink(missing_ok=True)
+                write_atomically(self._folder / task_id, _sealed(self._entries[task_id]))
 
     def to_file(self, entry: Entry) -> Entry:
         """Put parameters that are in the reply into a file of their own, as if they were not small."""
@@ -164,11 +180,15 @@ class Outbox:
         """The result is safe elsewhere, or of no use to anybody."""
         entry = self._entries.pop(task_id, None)
         if entry is not None:
-            # The entry first, so that a death in the middle leaves nothing that looks whole.
-            (self._folder / task_id).unlink(missing_ok=True)
-            if entry.parameters is not None:
-                entry.parameters.unlink(missing_ok=True)
-                self._mark(task_id).unlink(missing_ok=True)
+            with _tolerated(f"the result of the {entry.label} may go"):
+                # The entry first, so that a death in the middle leaves nothing that looks whole.
+                (self._folder / task_id).unlink(missing_ok=True)
+                self._drop_files(entry)
+
+    def _drop_files(self, entry: Entry) -> None:
+        with _tolerated(f"the files of the {entry.label} may go"):
+            (self._folder / f"{entry.task_id}.parameters").unlink(missing_ok=True)
+            self._mark(entry.task_id).unlink(missing_ok=True)
 
     def _mark(self, task_id: str) -> Path:
         return self._folder / f"{task_id}.accepted"
@@ -179,6 +199,15 @@ class Outbox:
         if state.exists():
             self._state.run_state_path(entry.run_id).unlink(missing_ok=True)
             state.rename(self._state.run_state_path(entry.run_id))
+
+
+@contextlib.contextmanager
+def _tolerated(what: str) -> Iterator[None]:
+    """A note on the disk without which nothing is lost: some of the work may be done again after a restart."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("Cannot note on the disk that %s: %s", what, error, extra={"action": "outbox_not_noted"})
 
 
 def _sealed(entry: Entry) -> bytes:

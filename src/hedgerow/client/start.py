@@ -12,21 +12,25 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from hedgerow import logs
+from hedgerow.certificates import Certificates
+from hedgerow.client.app import ClientApp
 from hedgerow.client.client import Client
 from hedgerow.client.framing import FrameSocket
 from hedgerow.client.loader import ClientSource, source
 from hedgerow.client.numpy_client import NumPyClient
 from hedgerow.client.perform import perform
 from hedgerow.errors import ConfigError, HedgerowError
+from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 from hedgerow.wire.proto import worker_pb2
 
 log = logging.getLogger(__name__)
 
+TRANSPORTS = (None, "grpc-bidi", "grpc-rere", "rest")
 LINK_END_S = 3.0
 LOG_END_S = 1.0
 
@@ -37,34 +41,51 @@ def start_client(
     client: Client | NumPyClient | None = None,
     client_fn: Callable[..., Client | NumPyClient] | None = None,
     root_certificates: bytes | str | Path | None = None,
+    certificates: Sequence[str | Path] | None = None,
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    load_callable_fn: Callable[[], ClientApp] | None = None,
+    grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
+    transport: str | None = None,
 ) -> None:
-    """Run a client until Ctrl-C, or until the server ends it for good.
+    """Run a client until Ctrl-C, or until the server ends it for good; if that served one job alone, until it is done.
 
     Args:
         server_address: ``host:port`` of the server's Fleet API.
-        client: The client; give this or ``client_fn``.
+        client: The client; give this, ``client_fn`` or ``load_callable_fn``.
         client_fn: A function that makes the client: for every task where it takes ``cid`` or ``context``, else once.
         root_certificates: PEM bytes, or the path of a PEM file, of the authority that signed the server's certificate.
-            Without it the connection is insecure, and a warning says so.
-        insecure: False makes the absence of ``root_certificates`` an error.
-        name: The node's name. Without it: the client's attribute ``name``, else its class's name, with a number if it is taken.
+            For servers that ask for no certificate.
+        certificates: Paths of the CA's certificate, the own certificate and its key, as ``hedgerow provision`` makes them.
+            Without it and ``root_certificates``, what the environment variable ``HEDGEROW_CERTIFICATES`` names (joined as in
+            ``PATH``); without that, too, the connection is insecure, and a warning says so.
+        insecure: False makes the absence of certificates an error.
+        name: The node's name. Without it: the certificate's; else the client's attribute ``name``, else its class's name, with a
+            number if it is taken.
         state_dir: Where identity and unsent results are kept. Without it: a folder for this server and name in the user's state
             directory.
+        load_callable_fn: A function that gives a :class:`~hedgerow.client.app.ClientApp`; called once.
+        grpc_max_message_length: Accepted as in Flower, and not needed: parameters of any size travel.
+        transport: The same: "grpc-bidi", "grpc-rere" and "rest" all mean the one transport that there is.
 
     Raises:
         ConfigError: An argument is wrong.
         HedgerowError: The link ended; the message says why.
     """
+    del grpc_max_message_length
     logs.show()
-    clients = _source(client, client_fn)
-    certificates = _certificates(root_certificates, insecure)
+    if transport not in TRANSPORTS:
+        raise ConfigError(f"The transport {transport!r} is none of Flower's. Leave it out; there is only one.")
+    clients = _source(client, client_fn, load_callable_fn)
+    roots, own = _certificates(root_certificates, certificates, insecure)
     command = ["--server", server_address]
+    command += (
+        ["--certificates", *(str(path.absolute()) for path in (own.ca, own.certificate, own.key))] if own is not None else []
+    )
     command += ["--name", name] if name is not None else []
     command += ["--state-dir", str(Path(state_dir).absolute())] if state_dir is not None else []
-    with _LinkProcess(command, certificates) as link:
+    with _LinkProcess(command, roots) as link:
         try:
             link.frames.send(worker_pb2.WorkerReply(ready=worker_pb2.WorkerReady(suggested_name=clients.suggested_name)))
             request = worker_pb2.WorkerRequest()
@@ -82,24 +103,32 @@ def start_numpy_client(
     server_address: str,
     client: NumPyClient,
     root_certificates: bytes | str | Path | None = None,
+    certificates: Sequence[str | Path] | None = None,
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
+    transport: str | None = None,
 ) -> None:
     """Run a ``NumPyClient``; the same as :func:`start_client`."""
     start_client(
         server_address=server_address,
         client=client,
         root_certificates=root_certificates,
+        certificates=certificates,
         insecure=insecure,
         name=name,
         state_dir=state_dir,
+        grpc_max_message_length=grpc_max_message_length,
+        transport=transport,
     )
 
 
-def _source(client: Any, client_fn: Any) -> ClientSource:
-    if (client is None) == (client_fn is None):
-        raise ConfigError("Give start_client either client or client_fn.")
+def _source(client: Any, client_fn: Any, load_callable_fn: Any) -> ClientSource:
+    if sum(given is not None for given in (client, client_fn, load_callable_fn)) != 1:
+        raise ConfigError("Give start_client one of client, client_fn and load_callable_fn.")
+    if load_callable_fn is not None:
+        return source(load_callable_fn, "load_callable_fn")
     if client_fn is not None:
         if not callable(client_fn):
             raise ConfigError(f"client_fn must be a function; it is a {type(client_fn).__name__}.")
@@ -109,20 +138,32 @@ def _source(client: Any, client_fn: Any) -> ClientSource:
     return source(client, "client", type(client).__name__)
 
 
-def _certificates(root_certificates: bytes | str | Path | None, insecure: bool | None) -> bytes | None:
+def _certificates(
+    root_certificates: bytes | str | Path | None, certificates: Sequence[str | Path] | None, insecure: bool | None
+) -> tuple[bytes | None, Certificates | None]:
+    """What the link trusts, or its own certificate, which brings that with it; neither for an insecure connection."""
+    if root_certificates is not None and certificates is not None:
+        raise ConfigError("Give either certificates (CA, certificate, key) or root_certificates; the CA is among the former.")
+    if insecure and (root_certificates is not None or certificates is not None):
+        raise ConfigError("insecure=True and certificates contradict one another. Give one of them.")
+    own = None
+    if root_certificates is None and not insecure:
+        own = Certificates.from_environment() if certificates is None else Certificates.of(certificates)
+    if own is not None:
+        own.read()
+        return None, own
     if root_certificates is None:
         if insecure is False:
             raise ConfigError(
-                "insecure=False needs root_certificates: the PEM file of the authority of the server's certificate."
+                "insecure=False needs certificates=(CA, certificate, key), or root_certificates: the PEM file of the authority "
+                "of the server's certificate."
             )
         log.warning("Opened insecure gRPC connection (no certificates were passed)")
-        return None
-    if insecure:
-        raise ConfigError("insecure=True and root_certificates contradict one another. Give one of them.")
+        return None, None
     if isinstance(root_certificates, bytes):
-        return root_certificates
+        return root_certificates, None
     try:
-        return Path(root_certificates).read_bytes()
+        return Path(root_certificates).read_bytes(), None
     except OSError as error:
         raise ConfigError(f"Cannot read root_certificates {root_certificates}: {error.strerror}.") from None
 
@@ -130,15 +171,15 @@ def _certificates(root_certificates: bytes | str | Path | None, insecure: bool |
 class _LinkProcess:
     """The link as a child process, from start to end."""
 
-    def __init__(self, arguments: list[str], certificates: bytes | None) -> None:
+    def __init__(self, arguments: list[str], root_certificates: bytes | None) -> None:
         ours, theirs = socket.socketpair()
         self.frames = FrameSocket(ours)
         self.interrupted = False
         self._last_error = ""
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-u", "-m", "hedgerow.client.launch", "--fd", str(theirs.fileno()), *arguments]
-            + (["--certificates-on-stdin"] if certificates is not None else []),
-            stdin=subprocess.PIPE if certificates is not None else subprocess.DEVNULL,
+            + (["--root-certificates-on-stdin"] if root_certificates is not None else []),
+            stdin=subprocess.PIPE if root_certificates is not None else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(theirs.fileno(),),
             # Ctrl-C in the terminal reaches this process alone, which then ends the link in order.
@@ -146,9 +187,9 @@ class _LinkProcess:
             env=dict(os.environ),
         )
         theirs.close()
-        if certificates is not None:
+        if root_certificates is not None:
             assert self._process.stdin is not None
-            self._process.stdin.write(certificates)
+            self._process.stdin.write(root_certificates)
             self._process.stdin.close()
         assert self._process.stderr is not None
         self._log_thread = threading.Thread(

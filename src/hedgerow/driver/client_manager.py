@@ -33,6 +33,11 @@ class SimpleClientManager(ClientManager):
     def __len__(self) -> int:
         return self.num_available()
 
+    @property
+    def clients(self) -> dict[str, ClientProxy]:
+        """The available clients by name, in the order of their names; a new dictionary each time."""
+        return self.all()
+
     def num_available(self) -> int:
         """How many clients are available now."""
         with self._condition:

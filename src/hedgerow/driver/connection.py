@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 import grpc.aio
 
+from hedgerow.certificates import Tls
 from hedgerow.errors import HedgerowError, LimitReached, Unavailable, WaitTimeout
 from hedgerow.security import Identity
 from hedgerow.waits import Backoff, Limit, pause, wait, wait_future
@@ -110,16 +111,16 @@ class Connection:
 
     Args:
         address: Where the Driver API is.
-        root_certificates: PEM bytes; None for a connection without TLS.
+        tls: What to connect with; None for a connection without TLS.
         identity: Who the driver is; goes with every call.
         call_s: Seconds until a call without an answer is made again.
     """
 
-    def __init__(self, address: Address, root_certificates: bytes | None, identity: Identity, call_s: float) -> None:
+    def __init__(self, address: Address, tls: Tls | None, identity: Identity, call_s: float) -> None:
         self.address = address
         self.metadata = identity.metadata()
         self.absence = Absence(address.text)
-        self._root_certificates = root_certificates
+        self._tls = tls
         self._call_s = call_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -132,7 +133,7 @@ class Connection:
         wait_future(asyncio.run_coroutine_threadsafe(self._open(), self._loop), STOP, "the driver's network thread to start")
 
     async def _open(self) -> None:
-        self._channel = open_channel(self.address, self._root_certificates)
+        self._channel = open_channel(self.address, self._tls)
         self._stub = driver_pb2_grpc.DriverStub(self._channel)
 
     def close(self) -> None:

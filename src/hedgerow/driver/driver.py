@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
+from hedgerow.certificates import Tls
 from hedgerow.driver.config import DriverLimits
 from hedgerow.driver.connection import Connection
 from hedgerow.driver.payloads import Payloads
+from hedgerow.driver.restored import Retold
 from hedgerow.driver.watcher import Mirror, Watcher
-from hedgerow.errors import HedgerowError, RunEnded
+from hedgerow.errors import HedgerowError, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
-from hedgerow.security import Identity, Role, https_client
-from hedgerow.waits import Limit, wait_condition
+from hedgerow.security import Identity, Role
+from hedgerow.waits import Backoff, Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
 from hedgerow.wire.proto import driver_pb2, records_pb2
@@ -47,7 +49,7 @@ class Driver:
 
     Args:
         server_address: ``host:port`` of the Driver API.
-        root_certificates: PEM bytes of the certificate authority; None for a connection without TLS.
+        tls: What to connect with; None for a connection without TLS.
         run_name: For people: shown in the server's log and tables.
         seed: The run's seed; None for a random one.
         limits: How long to wait for what.
@@ -61,7 +63,7 @@ class Driver:
         self,
         server_address: str = DEFAULT_SERVER_ADDRESS,
         *,
-        root_certificates: bytes | None = None,
+        tls: Tls | None = None,
         run_name: str = "",
         seed: int | None = None,
         limits: DriverLimits | None = None,
@@ -78,16 +80,15 @@ class Driver:
         self.identity = identity or Identity.fresh(Role.DRIVER)
         self._server_id = server_id
         self._after_result = after_result
-        if root_certificates is not None:
-            https_client(root_certificates)  # refuses what is no certificate, before anything is opened
-        self._root_certificates = root_certificates
+        self._tls = None if tls is None else tls.check(Role.DRIVER, Role.OPERATOR)
         self._reconnect = self.limits.limit("reconnect_s")
-        self._connection = Connection(self.address, root_certificates, self.identity, self.limits.call_s)
+        self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
         self._sequences: Counter[tuple[int, str, str]] = Counter()
         self._lock = threading.Lock()
         self._over = False
+        self._retold = Retold()
 
     def connect(self) -> None:
         """Connect and open the run. Keeps trying for ``connect_s`` while the server is not there.
@@ -96,15 +97,16 @@ class Driver:
             WaitTimeout: The server did not come.
             HedgerowError: The server refused.
         """
-        tls = self._root_certificates is not None
-        self._payloads = Payloads(self._connection, self.run_id, self._root_certificates, self._reconnect)
+        self._payloads = Payloads(self._connection, self.run_id, self._tls, self._reconnect)
         request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed, server_id=self._server_id)
         silent = self.limits.limit("watch_silent_s")
-        self._watcher = Watcher(self._connection, request, silent, self._reconnect, self._payloads.use, self._after_result)
+        self._watcher = Watcher(
+            self._connection, request, silent, self._reconnect, self._payloads.use, self._moved, self._after_result
+        )
         connect = self.limits.limit("connect_s")
         try:
             self._connection.open()
-            if tls:
+            if self._tls is not None:
                 log.info("Opened secure gRPC connection using certificates")
             else:
                 log.info("Opened insecure gRPC connection (no certificates were passed)")
@@ -194,6 +196,11 @@ class Driver:
         for task in tasks:
             self.mirror.expect(task.task_id)
         self._log_away({task.node_id for task in tasks})
+        self._retold.pushed(tasks)
+        self._push_all(tasks)
+        return list(tasks)
+
+    def _push_all(self, tasks: Sequence[Task]) -> None:
         batch: list[records_pb2.Task] = []
         size = 0
         for message in map(convert.task_to_proto, tasks):
@@ -204,7 +211,6 @@ class Driver:
             size += message.ByteSize()
         if batch:
             self._push(batch)
-        return list(tasks)
 
     def _log_away(self, node_ids: set[str]) -> None:
         for node in self.nodes():
@@ -246,12 +252,12 @@ class Driver:
     def upload(self, parameters: Parameters) -> Payload:
         """Bring parameters to the server, once for each object, and return what names them in an instruction."""
         assert self._payloads is not None, "connect() comes first"
-        return self._payloads.upload(parameters)
+        return self._retold.named(parameters, self._payloads.upload(parameters))
 
     def adopt(self, parameters: Parameters, payload: Payload) -> None:
         """These parameters are at the server under this name already: an earlier process of the run brought them there."""
         assert self._payloads is not None, "connect() comes first"
-        self._payloads.adopt(parameters, payload)
+        self._payloads.adopt(parameters, self._retold.named(parameters, payload))
 
     def forget(self, parameters: Parameters) -> None:
         """These parameters are not at the server, whatever :meth:`adopt` said."""
@@ -261,11 +267,23 @@ class Driver:
     def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
         """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer."""
         assert self._payloads is not None, "connect() comes first"
-        return self._payloads.download(payload, given_up)
+        given_up, backoff = given_up or threading.Event(), Backoff()
+        while True:
+            try:
+                parameters = self._payloads.download(payload, given_up)
+                break
+            except (NotFound, PermissionDenied):
+                # At a server that was restored, the blob is there again when its client has handed in the result again.
+                if given_up.is_set() or not self._is_settling():
+                    raise
+            given_up.wait(backoff.next())
+        self._retold.named(parameters, payload)
+        return parameters
 
     def cancel(self, tasks: Sequence[Task], reason: str) -> None:
         """End tasks that have no result yet; does not wait for the server's answer."""
         ids = [task.task_id for task in tasks]
+        self._retold.cancelled(ids)
         if ids:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
@@ -286,6 +304,7 @@ class Driver:
             manifest=manifest,
             manifest_round=round if manifest_round is None else manifest_round,
         )
+        self._retold.acknowledged(round)
         self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
         self.mirror.forget(round)
 
@@ -336,7 +355,7 @@ class Driver:
             state, message = RunState.STOPPED, f"stopped by {str(error) or 'Ctrl-C'} at the driver"
         else:
             state, message = RunState.FAILED, f"{type(error).__name__}: {error}"
-        if isinstance(error, RunEnded):
+        if isinstance(error, RunEnded) or self.watcher.unknown:
             return
         try:
             self.end(state, message)
@@ -351,4 +370,44 @@ class Driver:
 
     def _push(self, batch: list[records_pb2.Task]) -> None:
         request = driver_pb2.PushTasksRequest(run_id=self.run_id, tasks=batch)
-        self._connection.call_blocking("PushTasks", request, self._reconnect)
+        try:
+            self._connection.call_blocking("PushTasks", request, self._reconnect)
+        except PermissionDenied:
+            if not self._is_settling():
+                raise
+            for digest in {task.instruction.parameters.blob.digest for task in batch} - {""}:
+                source = self._retold.source(digest)
+                if source is None:
+                    raise
+                self.forget(source)
+                self.upload(source)
+            self._connection.call_blocking("PushTasks", request, self._reconnect)
+
+    # --- a server that was restored from a backup -------------------------------------------------------------------------
+
+    def _is_settling(self) -> bool:
+        """Whether the run was taken up at a server with another state a short while ago; a refusal may be the first sign."""
+        self._connection.run(self.watcher.open_run(self._reconnect), "the run to be taken up")
+        return self._retold.settling
+
+    def _moved(self) -> None:
+        """The server has another state: runs on the connection's thread."""
+        for parameters in self._retold.moved():
+            self.forget(parameters)
+        threading.Thread(target=self._tell_again, name="hedgerow-tell-again", daemon=True).start()
+
+    def _tell_again(self) -> None:
+        """Which rounds are over, and the tasks of the round that is not: those that the server knows change nothing."""
+        acknowledged, tasks = self._retold.all()
+        try:
+            if acknowledged >= 0:
+                request = driver_pb2.AcknowledgeRoundRequest(run_id=self.run_id, round=acknowledged)
+                self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
+            # A task whose result is here is told for the sake of the result's blob; not at the price of the round.
+            self._push_all([task for task in tasks if not self.expect(task).done() or self._has_parameters(task)])
+        except HedgerowError as error:
+            self.mirror.abort(error)
+
+    def _has_parameters(self, task: Task) -> bool:
+        payload = task.instruction.parameters
+        return not isinstance(payload, Blob) or self._retold.source(payload.digest) is not None

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hedgerow.certificates import Tls
 from hedgerow.driver.connection import Connection
 from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import Blob, DataPlane, Parameters, Payload
-from hedgerow.security import https_client
 from hedgerow.waits import Backoff, Limit
 from hedgerow.wire import convert, tensors
 from hedgerow.wire.channel import blob_base_url
@@ -41,14 +41,14 @@ class Payloads:
     Args:
         connection: The way to the server.
         run_id: The run on whose behalf blobs travel.
-        root_certificates: PEM bytes; None for HTTP without TLS.
+        tls: What to connect with; None for HTTP without TLS.
         reconnect: How long the server may be away during a transfer.
     """
 
-    def __init__(self, connection: Connection, run_id: str, root_certificates: bytes | None, reconnect: Limit) -> None:
+    def __init__(self, connection: Connection, run_id: str, tls: Tls | None, reconnect: Limit) -> None:
         self._connection = connection
         self._run_id = run_id
-        self._ssl = None if root_certificates is None else https_client(root_certificates)
+        self._ssl = None if tls is None else tls.https_client()
         self._reconnect = reconnect
         self._folder = Path(tempfile.mkdtemp(prefix="hedgerow-driver-"))
         self._numbers = itertools.count()

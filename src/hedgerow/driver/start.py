@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hedgerow import logs
+from hedgerow.certificates import Tls
 from hedgerow.driver.callbacks import Callback
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
@@ -21,7 +22,7 @@ from hedgerow.driver.history import History
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.driver.server import Server
 from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition, RunEnded
-from hedgerow.security import Identity, Role, read_pem
+from hedgerow.security import Identity, Role
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
 from hedgerow.wire.channel import Address
@@ -37,6 +38,7 @@ def start_driver(
     strategy: Strategy | None = None,
     client_manager: ClientManager | None = None,
     root_certificates: bytes | str | Path | None = None,
+    certificates: Sequence[str | Path] | None = None,
     run_name: str = "",
     limits: DriverLimits | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -55,11 +57,15 @@ def start_driver(
 
     Args:
         server_address: ``host:port`` of the server's Driver API.
-        server: Runs the rounds, with its own strategy and client manager; made from those two arguments if not given.
+        server: Runs the rounds, with its own strategy and client manager, whatever else is given here; made from those two
+            arguments if not given.
         config: Rounds, time limit and seed.
         strategy: What is asked of whom; FedAvg if not given.
         client_manager: Samples clients; a seeded :class:`~hedgerow.driver.SimpleClientManager` if not given.
-        root_certificates: The certificate authority: PEM bytes, or the path of a file. Without it the connection is insecure.
+        root_certificates: The certificate authority: PEM bytes, or the path of a file. For servers that ask for no certificate.
+        certificates: Paths of the CA's certificate, the own certificate and its key, as ``hedgerow provision`` makes them.
+            Without it and ``root_certificates``, what the environment variable ``HEDGEROW_CERTIFICATES`` names (joined as in
+            ``PATH``); without that, too, the connection is insecure.
         run_name: For people: shown in the server's log and tables.
         limits: How long to wait for what.
         checkpoint_dir: The run's folder: after each round, all that the next ones depend on is kept there. Made where it is
@@ -84,15 +90,14 @@ def start_driver(
         manager = client_manager or SimpleClientManager(limits.wait_for_clients_s)
         server = Server(client_manager=manager, strategy=strategy)
     elif strategy is not None or client_manager is not None:
-        raise ConfigError("Give start_driver either a server, or a strategy and a client_manager; the server has its own.")
+        log.warning("Both a server and a strategy or client_manager were given; the server's own are used")
     server.call_back(callbacks)
-    if isinstance(root_certificates, str | Path):
-        root_certificates = read_pem(Path(root_certificates))
+    tls = Tls.of(certificates, root_certificates)
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
     folder = _open_folder(checkpoint_dir, resume, run_name, config)
     try:
         with _sigterm_as_ctrl_c():
-            return _Run(server, config, folder, resume is not None).carry_out(server_address, root_certificates, run_name, limits)
+            return _Run(server, config, folder, resume is not None).carry_out(server_address, tls, run_name, limits)
     finally:
         if folder is not None:
             folder.close()
@@ -167,11 +172,11 @@ class _Run:
         self._folder = folder
         self._checkpoint = folder.read_checkpoint() if folder is not None and resumed else None
 
-    def carry_out(self, server_address: str, root_certificates: bytes | None, run_name: str, limits: DriverLimits) -> History:
+    def carry_out(self, server_address: str, tls: Tls | None, run_name: str, limits: DriverLimits) -> History:
         """Open the run, or take it up, and run its rounds."""
         if self._checkpoint is not None:
             self._server.take_up(self._checkpoint)  # refuses before anything is sent
-        driver = self._driver(server_address, root_certificates, run_name, limits)
+        driver = self._driver(server_address, tls, run_name, limits)
         try:
             driver.connect()
         except InvalidTransition:
@@ -189,14 +194,14 @@ class _Run:
         _log_history(history)
         return history
 
-    def _driver(self, address: str, root_certificates: bytes | None, run_name: str, limits: DriverLimits) -> Driver:
+    def _driver(self, address: str, tls: Tls | None, run_name: str, limits: DriverLimits) -> Driver:
         if self._folder is None:
             seed = self._config.seed
-            return Driver(address, root_certificates=root_certificates, run_name=run_name, seed=seed, limits=limits)
+            return Driver(address, tls=tls, run_name=run_name, seed=seed, limits=limits)
         record = self._folder.record
         return Driver(
             address,
-            root_certificates=root_certificates,
+            tls=tls,
             run_name=record.name,
             seed=record.seed,
             limits=limits,
@@ -216,7 +221,8 @@ class _Run:
                 f"The run {driver.run_id} has got further than {self._folder.path} knows: the server has released "
                 f"{driver.watcher.acknowledged_rounds} rounds, the folder holds {kept}. Resume from the run's own, newest folder."
             )
-        self._folder.note_server(driver.watcher.server_id)
+        if self._checkpoint is None:
+            self._folder.note_server(driver.watcher.server_id)
 
     def _rounds(self, driver: Driver) -> History:
         log.info("Starting Flower server, config: %s", self._config, extra={"action": "run_started", "run": driver.run_id})
@@ -241,7 +247,11 @@ class _Record:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Everything that came so far belongs to this round or an earlier one."""
+        server_id = (
+            self._driver.watcher.server_id
+        )  # asked first: of two states, an old one with a new cursor is the harmless mixture
         self._folder.write_checkpoint(checkpoint, self._driver.mirror.cursor)
+        self._folder.note_server(server_id)
 
 
 def _log_history(history: History) -> None:

@@ -36,10 +36,19 @@ class Mirror:
         self._futures: dict[str, Future[TaskResult]] = {}
         self._error: BaseException | None = None
         self._subscribers: list[tuple[Callable[[], None], Callable[[BaseException], None]]] = []
+        self._renewing = False
+
+    def renew(self) -> None:
+        """The server has another state: cursors start anew, and the next list of nodes takes the place of this one."""
+        with self._condition:
+            self.cursor = self.node_version = 0
+            self._complete, self._renewing = False, True
 
     def add_nodes(self, nodes: list[Node], complete: bool) -> None:
         """The server told about nodes, ordered by version."""
         with self._condition:
+            if self._renewing:
+                self._nodes, self._renewing = {}, False
             for node in nodes:
                 self._nodes[node.node_id] = node
                 self.node_version = max(self.node_version, node.version)
@@ -149,10 +158,12 @@ class Watcher:
         silent: How long the stream may say nothing.
         reconnect: How long the server may be away.
         data_plane_changed: Told where blobs travel whenever the run has been opened or taken up.
+        moved: Told when the run has been taken up at a server with another state, one that was restored from a backup.
         after_result: Results up to this cursor are not needed.
 
     Attributes:
         server_id: Identifies the server's state.
+        unknown: Whether the server does not know the run.
         acknowledged_rounds: How many rounds the server knows to be safe with the driver, counting round 0.
     """
 
@@ -163,6 +174,7 @@ class Watcher:
         silent: Limit,
         reconnect: Limit,
         data_plane_changed: Callable[[DataPlane], None],
+        moved: Callable[[], None],
         after_result: int = 0,
     ) -> None:
         self.mirror = Mirror()
@@ -172,7 +184,9 @@ class Watcher:
         self._silent = silent
         self._reconnect = reconnect
         self._data_plane_changed = data_plane_changed
+        self._moved = moved
         self.server_id = request.server_id
+        self.unknown = False
         self.acknowledged_rounds = 0
         self._heard = False
 
@@ -180,16 +194,27 @@ class Watcher:
         """Open the run, or take it up again.
 
         Raises:
-            NotFound: The server has lost its state since.
+            NotFound: The server has another state, which does not hold the run.
             WaitTimeout: The server was away for longer than the limit.
         """
         # A new run is refused by a server that is full; one that goes on waits for space.
-        reply = await self._connection.call("CreateRun", self._request, limit, patient=bool(self.server_id))
-        if self.server_id not in ("", reply.server_id):
-            raise NotFound(f"The server at {self._connection.address.text} has another state now and does not know this run.")
+        try:
+            reply = await self._connection.call("CreateRun", self._request, limit, patient=bool(self.server_id))
+        except NotFound:
+            self.unknown = True
+            raise
+        moved = self.server_id not in ("", reply.server_id)
         self.server_id = self._request.server_id = reply.server_id
         self.acknowledged_rounds = reply.acknowledged_rounds
         self._data_plane_changed(convert.data_plane_from_proto(reply.data_plane))
+        if moved:
+            log.warning(
+                "The server at %s has another state now, and knows run %s: it was restored from a backup. The run goes on there",
+                *(self._connection.address.text, self._request.run_id),
+                extra={"action": "run_moved", "run": self._request.run_id},
+            )
+            self.mirror.renew()
+            self._moved()
 
     async def follow(self) -> None:
         """Read the stream, and open it again after every cut, until the run has ended."""
@@ -218,7 +243,10 @@ class Watcher:
             raise RunEnded(f"The run {self._request.run_id} is over: {error}") from None
 
     async def _read(self) -> None:
+        server_id = self.server_id
         async for event in self._events():
+            if self.server_id != server_id:
+                raise Unavailable("The stream is from the state that the server had before.")
             self._heard = True
             match event.WhichOneof("event"):
                 case "nodes":

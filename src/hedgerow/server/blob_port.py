@@ -20,18 +20,20 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import ClientError, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
+from hedgerow.audit import AuditLog
 from hedgerow.clock import Clock
 from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
+from hedgerow.server.blob_response import BlobResponse, check_range, send_encrypted
+from hedgerow.server.doorway import Doorway, DoorwayLimits
 from hedgerow.server.gate import Gate
+from hedgerow.server.peer_certificates import PeerCertificates
 from hedgerow.server.upload_body import UploadBody
 from hedgerow.store.blobs import ArrivingBlob, BlobFolder
 from hedgerow.waits import Limit, wait, wait_future
@@ -47,6 +49,7 @@ _READ_BYTES = 1024 * 1024
 _WRITERS = 4
 _MAX_IDLE_ARRIVALS = 256
 _FINISH_S = 5.0
+_ABOUT = ("upload_id", "digest")
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
 _START = Limit("blob_port_start_s", 10.0)
@@ -56,7 +59,7 @@ class _HttpLog(logging.LoggerAdapter[logging.Logger]):
     """What aiohttp logs. A stranger who sends what is no HTTP, or hangs up early, must not fill the log with tracebacks."""
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
-        if isinstance(exc_info, HttpProcessingError | ConnectionError):
+        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             self.debug("No HTTP request: %s: %.200s", type(exc_info).__name__, exc_info)
         else:
             super().exception(msg, *args, exc_info=exc_info, **kwargs)
@@ -99,10 +102,12 @@ class BlobPortLimits:
     Attributes:
         transfer_stalled_s: A peer that neither sends nor takes a byte for that long is cut.
         stop_s: How long transfers in flight may go on when the port stops.
+        doorway: What a connection may cost before its first request.
     """
 
     transfer_stalled_s: float = 60.0
     stop_s: float = 1.0
+    doorway: DoorwayLimits = field(default_factory=DoorwayLimits)
 
 
 @dataclass
@@ -127,6 +132,8 @@ class BlobPort:
         ssl_context: For HTTPS, or None.
         limits: How long to wait.
         gate: Closed when no new transfer may begin.
+        holders: Tells who is at the other end, where peers show certificates; None where they do not.
+        audit: Where requests are noted, or None.
 
     Attributes:
         received_bytes: Bytes of uploads since the start.
@@ -143,6 +150,8 @@ class BlobPort:
         ssl_context: ssl.SSLContext | None = None,
         limits: BlobPortLimits | None = None,
         gate: Gate | None = None,
+        holders: PeerCertificates | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -152,14 +161,17 @@ class BlobPort:
         self._ssl_context = ssl_context
         self._limits = limits or BlobPortLimits()
         self._gate = gate or Gate()
+        self._holders = holders
+        self._audit = audit
         self._stalled = Limit("transfer_stalled_s", self._limits.transfer_stalled_s)
         self._arrivals: OrderedDict[str, _Arrival] = OrderedDict()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="blob-port", daemon=True)
         self._writers = concurrent.futures.ThreadPoolExecutor(_WRITERS, "blob-writer")
         self._runner: web.AppRunner | None = None
-        self._active: set[asyncio.Task[object]] = set()
-        self._sending: weakref.WeakSet[_BlobResponse] = weakref.WeakSet()
+        self._doorway: Doorway | None = None
+        self._active: dict[asyncio.Task[object], str] = {}  # requests, and who asks
+        self._sending: weakref.WeakSet[BlobResponse] = weakref.WeakSet()
         self._ended = asyncio.Event()
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -211,6 +223,8 @@ class BlobPort:
                 self._loop.close()
 
     async def _open(self) -> int:
+        if self._holders is not None:
+            self._holders.follow(self._loop)
         app = web.Application(middlewares=[self._answer_errors])
         app.router.add_route("HEAD", "/uploads/{upload_id}", self._head_upload)
         app.router.add_route("PUT", "/uploads/{upload_id}", self._put_upload, expect_handler=_say_nothing_yet)
@@ -225,16 +239,18 @@ class BlobPort:
             logger=_HttpLog(log),
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, ssl_context=self._ssl_context, backlog=1024)
+        assert self._runner.server is not None, "setup() makes it"
+        self._doorway = Doorway(self._runner.server, self._ssl_context, self._limits.doorway)
         try:
-            await site.start()
+            return await self._doorway.open(self._address)
         except OSError as error:
             raise ConfigError(
                 f"Cannot listen on {self._address.text} (--blob-address): {error.strerror or error}. Choose a free address."
             ) from error
-        return int(self._runner.addresses[0][1])
 
     async def _close(self) -> None:
+        if self._doorway is not None:
+            await self._doorway.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._active:  # cancelled, and still finishing a write
@@ -253,13 +269,19 @@ class BlobPort:
         """Turn errors into answers. A refused request's body is not worth reading: the connection ends with the answer."""
         task = asyncio.current_task()
         assert task is not None
-        self._active.add(task)
+        assert self._doorway is not None
+        self._doorway.arrived(request.protocol)
+        self._active[task] = ""
         status = None
         error: HedgerowError
+        outcome = "cut"
         try:
-            return await handler(request)
+            answer = await handler(request)
+            outcome = str(answer.status)
+            return answer
         except HedgerowError as raised:
             error = raised
+            outcome = type(error).__name__
             log.info("%s %s refused: %s", request.method, request.path, error, extra={"action": "blob_request_refused"})
         except web.HTTPException as raised:
             status = raised.status
@@ -271,7 +293,10 @@ class BlobPort:
             log.exception("%s %s failed", request.method, request.path, extra={"action": "blob_request_failed"})
             error = HedgerowError("The server failed; its log says why.")
         finally:
-            self._active.discard(task)
+            if self._audit is not None:
+                who = self._active[task] or str(request.remote)
+                self._audit.note(who, request.method, outcome, {name: request.match_info.get(name, "") for name in _ABOUT})
+            del self._active[task]
             self._ended.set()
         text = error_text(error)
         response = web.Response(
@@ -283,7 +308,14 @@ class BlobPort:
     def _check(self, method: str, request: web.Request) -> str:
         """Who is allowed to do this by the URL's signature."""
         self._gate.check()
-        return self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, self._clock.now())
+        now = self._clock.now()
+        name = "" if self._holders is None else self._holders.name(request.transport, now)
+        task = asyncio.current_task()
+        assert task is not None
+        self._active[task] = name
+        who = self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
+        self._active[task] = name or who
+        return who
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
         upload_id = check_id("upload_id", request.match_info["upload_id"])
@@ -333,20 +365,24 @@ class BlobPort:
         if self._folder.size(name) != size:
             log.error("The file %s of blob %s is missing or damaged", name, digest, extra={"action": "blob_file_damaged"})
             raise NotFound(f"The server has lost the bytes of blob {digest}.")
-        _check_range(request, size)
+        check_range(request, size)
         if request.transport is None:
             raise ConnectionResetError("The reader is gone.")
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel cuts a peer that takes nothing; sendfile itself cannot tell
             sock = request.transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.transfer_stalled_s * 1000))
-        response = _BlobResponse(self._folder.file(name), self._sent)
+        if self._ssl_context is not None:
+            answer, count = await send_encrypted(request, self._folder.file(name), size, self._write, self._stalled)
+            self.sent_bytes += count
+            return answer
+        response = BlobResponse(self._folder.file(name), self._sent)
         self._sending.add(response)
         return response
 
     def _count_received(self, count: int) -> None:
         self.received_bytes += count
 
-    def _sent(self, response: _BlobResponse, count: int) -> None:
+    def _sent(self, response: BlobResponse, count: int) -> None:
         self.sent_bytes += count
         self._sending.discard(response)
         self._ended.set()
@@ -463,28 +499,6 @@ class BlobPort:
         return lost
 
 
-class _BlobResponse(web.FileResponse):
-    """Sends a file, or the range of it that was asked for; ``sent`` is called at the end, with 0 bytes if that came early."""
-
-    def __init__(self, path: Path, sent: Callable[[_BlobResponse, int], None]) -> None:
-        super().__init__(path, chunk_size=_READ_BYTES, headers={"Content-Type": "application/octet-stream"})
-        self._blob_path = path
-        self._sent = sent
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send everything; aiohttp calls this when the handler has returned."""
-        count = 0
-        try:
-            writer = await super().prepare(request)
-            count = self.content_length or 0
-        except OSError as error:
-            log.debug("The reader of %s is gone: %s", self._blob_path, error, extra={"action": "download_cut"})
-            raise ConnectionResetError("The reader is gone.") from error
-        finally:
-            self._sent(self, count)
-        return writer
-
-
 async def _say_nothing_yet(request: web.Request) -> None:
     """Leave to send an upload's body is given when everything else about it has been checked."""
 
@@ -494,15 +508,6 @@ def _with_offset(status: int, offset: int) -> web.Response:
     if status != 200:
         response.force_close()  # the body was not taken, or not by aiohttp
     return response
-
-
-def _check_range(request: web.Request, size: int) -> None:
-    try:
-        start = request.http_range.start or 0
-    except ValueError:
-        start = size + 1
-    if start > max(0, size - 1):
-        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
 
 
 def _natural(request: web.Request, header: str) -> int:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from hedgerow.errors import HedgerowError
-from hedgerow.security import Identity, Role, identity_from_metadata
+from hedgerow.security import Identity, Role
+from hedgerow.server.admission import Admission
 from hedgerow.wire.status import to_status
 
 log = logging.getLogger(__name__)
-S = TypeVar("S")
+
+STREAMS = frozenset({"Session", "Watch"})
+"""Calls that last: their beginning is noted, too."""
+
+
+class Servicer(Protocol):
+    """What serves one of the APIs."""
+
+    admission: Admission
+
+
+S = TypeVar("S", bound=Servicer)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -30,15 +42,25 @@ def call(
     def wrap(method: Callable[[S, Any, Context, Identity], Awaitable[Any]]) -> Callable[[S, Any, Context], Awaitable[Any]]:
         @functools.wraps(method)
         async def handler(self: S, request: Any, context: Context) -> Any:
+            by, outcome = context.peer(), "cancelled"
             try:
-                who = identity_from_metadata(context.invocation_metadata(), role)
-                return await method(self, request, context, who)
+                with self.admission.call(context, role) as who:
+                    by = who.certificate or f"{who.role}/{who.id}"
+                    if method.__name__ in STREAMS:
+                        self.admission.note(by, method.__name__, "began", request)
+                    answer = await method(self, request, context, who)
+                    outcome = "ok"
+                    return answer
             except HedgerowError as error:
                 problem: HedgerowError = error
+                outcome = type(error).__name__
                 log.debug("%s of %s refused: %s", method.__name__, context.peer(), error)
             except Exception:
                 log.exception("%s of %s failed", method.__name__, context.peer())
                 problem = HedgerowError(f"The server failed in {method.__name__}; its log says why.")
+                outcome = "failed"
+            finally:
+                self.admission.note(by, method.__name__, outcome, request)
             code, details, trailing = to_status(problem)
             return await context.abort(code, details, trailing)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from hedgerow.errors import InvalidArgument, NotFound
+from hedgerow.errors import InvalidArgument
 from hedgerow.records import DataPlane, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -47,7 +48,9 @@ class Driver(driver_pb2_grpc.DriverServicer):
         notifier: Notifier,
         data_plane: DataPlane,
         gate: Gate,
+        admission: Admission,
     ) -> None:
+        self.admission = admission
         self._gate = gate
         self._store = store
         self._sessions = sessions
@@ -56,6 +59,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self._background = background
         self._notifier = notifier
         self._data_plane = convert.data_plane_to_proto(data_plane)
+        self._watches: Counter[str] = Counter()  # streams that are open, by run: an old one may end after a newer one began
 
     @call(Role.DRIVER)
     async def CreateRun(  # noqa: N802 (named by the protocol)
@@ -66,9 +70,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
         run_id = convert.check_id("run_id", request.run_id)
         if len(request.name) > MAX_RUN_NAME_CHARS or not (request.name.isprintable()):
             raise InvalidArgument(f"A run's name has up to {MAX_RUN_NAME_CHARS} printable characters.")
-        if request.server_id not in ("", self._store.server_id):
-            raise NotFound(f"The run {run_id} was opened at a server with another state; this one does not know it.")
-        state = await self._store.create_run(who, run_id, request.name, request.seed)
+        known = request.server_id not in ("", self._store.server_id)
+        state = await self._store.create_run(who, run_id, request.name, request.seed, known=known)
         run = await self._store.check_run(who, run_id)
         log.info("Run %s opened by a driver at %s", _label(run_id, request.name), context.peer(), extra={"action": "run_opened"})
         return driver_pb2.CreateRunReply(
@@ -122,12 +125,16 @@ class Driver(driver_pb2_grpc.DriverServicer):
         if max(request.after_result, request.after_node_version) > bounds.MAX_CURSOR:
             raise InvalidArgument(f"A cursor is at most {bounds.MAX_CURSOR}.")
         await self._store.check_run(who, request.run_id)
-        await self._store.run_seen(request.run_id, True)
+        self._watches[request.run_id] += 1
         try:
+            await self._store.run_seen(request.run_id, True)
             await self._watch(request, context, who)
         finally:
-            # Not awaited: the call may be cancelled already.
-            self._background.spawn(self._unwatched(request.run_id), f"noting that run {request.run_id} is not watched")
+            self._watches[request.run_id] -= 1
+            if self._watches[request.run_id] == 0:
+                del self._watches[request.run_id]
+                # Not awaited: the call may be cancelled already.
+                self._background.spawn(self._unwatched(request.run_id), f"noting that run {request.run_id} is not watched")
 
     async def _watch(self, request: driver_pb2.WatchRequest, context: Context, who: Identity) -> None:
         run_topic, version, cursor = f"run/{request.run_id}", request.after_node_version, request.after_result
@@ -171,8 +178,12 @@ class Driver(driver_pb2_grpc.DriverServicer):
         return cursor
 
     async def _unwatched(self, run_id: str) -> None:
-        await until_stored(lambda: self._store.run_seen(run_id, False), f"the driver of run {run_id} disconnected")
-        log.debug("The driver of run %s does not watch it any longer", run_id)
+        async def note() -> None:
+            if run_id not in self._watches:  # the driver may be back before this is stored
+                await self._store.run_seen(run_id, False)
+
+        await until_stored(note, f"the driver of run {run_id} disconnected")
+        log.debug("A stream of the driver of run %s has ended", run_id)
 
     @call(Role.DRIVER)
     async def StartUpload(  # noqa: N802

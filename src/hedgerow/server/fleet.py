@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 
 import grpc.aio
 
-from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, WaitTimeout
+from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, PermissionDenied, Unavailable, WaitTimeout
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call
@@ -42,7 +44,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         background: Background,
         data_plane: DataPlane,
         gate: Gate,
+        admission: Admission,
     ) -> None:
+        self.admission = admission
         self._gate = gate
         self._store = store
         self._sessions = sessions
@@ -100,6 +104,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             raise InvalidArgument(f"The hello is from node {hello.node_id!r}, the call from {who.id!r}.")
         if not 0 < len(hello.name) <= MAX_NAME_CHARS or not hello.name.isprintable():
             raise InvalidArgument(f"A node's name has 1 to {MAX_NAME_CHARS} printable characters, not {hello.name[:200]!r}.")
+        self.admission.check_name(who, hello.name)
         bounds.check_ids("running", hello.running)
         bounds.check_ids("finished", hello.finished)
         return hello
@@ -141,7 +146,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                     bounds.check_reason(leave.reason)
                     bounds.check_ids("handed_back", leave.handed_back)
                     log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
-                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back))
+                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back), left=True)
         except HedgerowError as error:
             log.warning("The session of node %s ends: %s", session.name, error)
         finally:
@@ -152,13 +157,24 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         log.info("Node %s disconnected", session.name, extra={"action": "node_disconnected"})
         self._bells.ring("nodes")
 
+    @contextlib.contextmanager
+    def _patience(self, *refusals: type[HedgerowError]) -> Iterator[None]:
+        """On a backup that was put in use a short while ago, what is not known may be named again by its driver."""
+        try:
+            yield
+        except refusals as error:
+            if not self._store.settling:
+                raise
+            raise Unavailable(f"{error} This server was restored from a backup, and the driver may not be back yet.") from None
+
     @call(Role.CLIENT)
     async def StartUpload(  # noqa: N802
         self, request: records_pb2.StartUploadRequest, context: Context, who: Identity
     ) -> records_pb2.StartUploadReply:
         """Where to put a result's parameters."""
         self._sessions.of(who)
-        return await self._grants.upload(who, request)
+        with self._patience(NotFound):
+            return await self._grants.upload(who, request)
 
     @call(Role.CLIENT)
     async def ResolveBlob(  # noqa: N802
@@ -166,7 +182,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     ) -> records_pb2.ResolveBlobReply:
         """Where to get the parameters of a task."""
         self._sessions.of(who)
-        blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
+        with self._patience(NotFound, PermissionDenied):
+            blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
         return self._grants.download(who, blob)
 
     @call(Role.CLIENT)
@@ -177,7 +194,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         session = self._sessions.of(who, request.epoch)
         bounds.check_payload(request.reply, self._data_plane.inline_max_bytes)
         reply = convert.reply_from_proto(request.reply)
-        completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
+        with self._patience(NotFound):
+            completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
         if completed.accepted:
             self._bells.ring(f"run/{completed.run_id}")
             level = logging.INFO if reply.outcome is Outcome.OK else logging.WARNING

@@ -10,6 +10,7 @@ from hedgerow.clock import Clock
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import RunState
 from hedgerow.security import Identity, Role
+from hedgerow.server.admission import Admission
 from hedgerow.server.calls import Context, call
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.sessions import Sessions
@@ -22,13 +23,16 @@ from hedgerow.wire.proto import operator_pb2, operator_pb2_grpc
 log = logging.getLogger(__name__)
 
 MOST_RUNS = 1000
+ROUNDS_A_MESSAGE = 100
+MANIFEST_MESSAGE_BYTES = 1024 * 1024  # the goal; a single round may be larger
 MAX_REASON_CHARS = 2000
 
 
 class Operator(operator_pb2_grpc.OperatorServicer):
     """What operators ask of the server."""
 
-    def __init__(self, store: Store, sessions: Sessions, notifier: Notifier, clock: Clock) -> None:
+    def __init__(self, store: Store, sessions: Sessions, notifier: Notifier, clock: Clock, admission: Admission) -> None:
+        self.admission = admission
         self._store = store
         self._sessions = sessions
         self._notifier = notifier
@@ -65,6 +69,21 @@ class Operator(operator_pb2_grpc.OperatorServicer):
             blobs=detail.blobs,
             blob_bytes=detail.blob_bytes,
         )
+
+    @call(Role.OPERATOR)
+    async def GetManifest(  # noqa: N802
+        self, request: operator_pb2.GetManifestRequest, context: Context, who: Identity
+    ) -> operator_pb2.GetManifestReply:
+        """What came of each node in the next rounds, as many as fit into a message."""
+        run_id = (await self._store.find_run(request.run_id)).info.run_id
+        reply = operator_pb2.GetManifestReply()
+        size = 0
+        for round, line in await self._store.manifest(run_id, request.after_round, ROUNDS_A_MESSAGE):
+            size += len(line.encode())
+            if reply.rounds and size > MANIFEST_MESSAGE_BYTES:
+                break
+            reply.rounds.add(round=round, line=line)
+        return reply
 
     @call(Role.OPERATOR)
     async def StopRun(  # noqa: N802

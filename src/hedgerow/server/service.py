@@ -13,12 +13,16 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from hedgerow.audit import AUDIT_FILE, AuditLog
+from hedgerow.certificates import read_pem
 from hedgerow.clock import SystemClock
 from hedgerow.errors import ConfigError, WaitTimeout
 from hedgerow.security import UrlSigner
+from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
-from hedgerow.server.blob_port import BlobPort
+from hedgerow.server.blob_port import BlobPort, BlobPortLimits
+from hedgerow.server.doorway import DoorwayLimits
 from hedgerow.server.driver_api import Driver
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.gate import Gate
@@ -26,13 +30,15 @@ from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.operator_api import Operator
 from hedgerow.server.options import ServerOptions
+from hedgerow.server.peer_certificates import PeerCertificates
+from hedgerow.server.revocations import Revocations
 from hedgerow.server.sessions import Sessions
 from hedgerow.server.sweeper import Sweeper
 from hedgerow.server.web import WebPort
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
-from hedgerow.wire.channel import SERVER_OPTIONS, Address
+from hedgerow.wire.channel import Address, server_credentials
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, operator_pb2, operator_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -79,6 +85,9 @@ class Service:
         log.info("Starting Flower server")
         if options.insecure:
             log.warning("Option `--insecure` was set. Starting insecure HTTP server.")
+            log.warning("Anybody on the network can read and change everything, join as a client, open runs and end them")
+        elif not options.mutual:
+            log.warning("Peers are not asked for certificates: anybody who reaches the ports can join, open runs and end them")
         self._lock_state_dir()
         store = await self._open_store()
         clock = SystemClock()
@@ -87,8 +96,17 @@ class Service:
         await self._check_blobs(store, folder)
 
         certificates = options.certificates
-        context = None if certificates is None else certificates.https_server()
-        blobs = BlobPort(store, folder, UrlSigner(store.url_key), clock, options.blob_address, context, gate=self._gate)
+        revocations = Revocations(options.revoked, b"" if certificates is None else read_pem(certificates.ca))
+        audit = AuditLog(options.state_dir / AUDIT_FILE, clock)
+        self._exits.callback(audit.close)
+        admission = Admission(options.mutual, revocations, clock, audit)
+        context = None if certificates is None else certificates.https_server(client_certificates=options.mutual)
+        holders = PeerCertificates(revocations) if options.mutual else None
+        signer = UrlSigner(store.url_key)
+        limits = BlobPortLimits(doorway=DoorwayLimits(options.handshake_s, options.max_handshakes))
+        blobs = BlobPort(
+            store, folder, signer, clock, options.blob_address, context, limits, gate=self._gate, holders=holders, audit=audit
+        )
         self._blobs = blobs
         self.blob_port = await asyncio.to_thread(blobs.start)
         self._exits.push_async_callback(asyncio.to_thread, blobs.stop)
@@ -97,12 +115,13 @@ class Service:
         grants = Grants(store, clock, options.url_lifetime_s, self._gate, options.max_blob_bytes)
         notifier = Notifier(self.sessions, self.bells, folder)
         plane = options.data_plane(self.blob_port)
-        driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate)
-        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate)
+        driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate, admission)
+        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission)
 
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=options.grpc)
         driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
-        operator_pb2_grpc.add_OperatorServicer_to_server(Operator(store, self.sessions, notifier, clock), server)
+        operator = Operator(store, self.sessions, notifier, clock, admission)
+        operator_pb2_grpc.add_OperatorServicer_to_server(operator, server)
         self._add_standard_services(
             server,
             driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name,
@@ -111,7 +130,7 @@ class Service:
         self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=options.grpc)
         fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
         self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
@@ -127,6 +146,7 @@ class Service:
         )
         sweeper = Sweeper(store, self.bells, notifier, clock, options)
         self._exits.callback(asyncio.create_task(sweeper.run()).cancel)
+        self._exits.callback(asyncio.create_task(admission.watch()).cancel)
 
     async def drain(self) -> None:
         """Take no new runs, sessions and transfers, and let the transfers in flight end, for at most ``drain_s``."""
@@ -140,11 +160,20 @@ class Service:
         except WaitTimeout:
             log.warning("Transfers are cut after %g s (drain_s); they go on when the server is back", self._options.drain_s)
 
-    async def stop(self) -> None:
-        """Say goodbye to everybody, let calls in flight end, close the ports and the store."""
+    async def stop(self, last_words: str = "", *, job_done: bool = False) -> None:
+        """Say goodbye to everybody, let calls in flight end, close the ports and the store.
+
+        Args:
+            last_words: Why the server does not come back: clients end. Without them clients are told to come back soon.
+            job_done: Whether that is as it should be.
+        """
         log.info("Stopping Flower server")
+        if last_words:
+            goodbye = fleet_pb2.Goodbye(reason=last_words, job_done=job_done)
+        else:
+            goodbye = fleet_pb2.Goodbye(reason="the server is stopping", come_back_after_s=COME_BACK_AFTER_S)
         for session in self.sessions:
-            session.end(fleet_pb2.Goodbye(reason="the server is stopping", come_back_after_s=COME_BACK_AFTER_S))
+            session.end(goodbye)
         self.bells.close()
         await self._exits.aclose()
         log.info("Stopped Flower server")
@@ -191,7 +220,8 @@ class Service:
             if certificates is None:
                 port = server.add_insecure_port(address.text)
             else:
-                port = server.add_secure_port(address.text, certificates.grpc_server())
+                credentials = server_credentials(certificates, client_certificates=self._options.mutual)
+                port = server.add_secure_port(address.text, credentials)
         except RuntimeError as error:
             raise ConfigError(
                 f"Cannot listen on {address.text} ({option}): the address is in use or not this machine's."

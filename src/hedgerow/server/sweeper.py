@@ -16,6 +16,7 @@ from hedgerow.waits import pause
 log = logging.getLogger(__name__)
 
 LONGEST_SWEEP_S = 30.0
+SHORTEST_LEFT_S = 4.0
 
 
 class Sweeper:
@@ -31,9 +32,8 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever; a sweep that fails is logged and the next one tries again."""
         options = self._options
-        interval_s = min(
-            LONGEST_SWEEP_S, *(limit / 4 for limit in (options.node_lost_s, options.max_task_s, options.driver_lost_s))
-        )
+        limits = (options.node_lost_s, max(options.node_left_s, SHORTEST_LEFT_S), options.max_task_s, options.driver_lost_s)
+        interval_s = min(LONGEST_SWEEP_S, *(limit / 4 for limit in limits))
         while True:
             await pause(interval_s, "between two sweeps")
             try:
@@ -44,9 +44,9 @@ class Sweeper:
     async def sweep(self) -> None:
         """One pass over everything."""
         now, options = self._clock.now(), self._options
-        lost = await self._store.lose_nodes(now - options.node_lost_s)
+        lost = await self._store.lose_nodes(now - options.node_lost_s, now - options.node_left_s)
         for node in lost.nodes:
-            log.warning("Node %s is lost: away for more than %g s", node.name, options.node_lost_s, extra={"action": "node_lost"})
+            log.warning("Node %s is lost: it did not come back in time", node.name, extra={"action": "node_lost"})
         if lost.nodes:
             self._bells.ring("nodes")
         for run_id in lost.run_ids:

@@ -5,8 +5,9 @@ once they are complete, so those that the copy refers to are hard links to the o
 elsewhere. What the server deletes meanwhile must not be missing: every file is linked aside before the database is copied, and
 the few that came between are caught by looking again.
 
-The copy gets a server id of its own: clients then hand in again what the copy may have missed, and drivers do not mistake it for
-the original. The database appears under its name last: a backup that was cut short has none.
+The copy gets a server id of its own, and notes that it is one: clients then hand in again what the copy may have missed, drivers
+push their round's tasks again, and for a while the server keeps what it does not know. The database appears under its name
+last: a backup that was cut short has none.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow.errors import ConfigError, CorruptData
-from hedgerow.store.schema import LOCK_TIMEOUT_S, VERSION
+from hedgerow.store.schema import LOCK_TIMEOUT_S, NEVER_STARTED, RESTORED_AT, VERSION
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ def _copy_database(source: Path, partial: Path) -> None:
         reading.backup(writing)  # all pages in one step: the state of one commit
         writing.execute("PRAGMA journal_mode=DELETE")  # one file, without a journal beside it
         writing.execute("UPDATE meta SET value = ? WHERE key = 'server_id'", (secrets.token_hex(16),))
+        writing.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (RESTORED_AT, NEVER_STARTED))
         writing.commit()
         (said,) = writing.execute("PRAGMA quick_check").fetchone()
         if said != "ok":

@@ -13,7 +13,7 @@ from hedgerow.security import Identity, check_secret
 from hedgerow.store import lost_blobs, schema
 from hedgerow.store.changes import Lost, SessionOpened
 from hedgerow.store.schema import Row
-from hedgerow.store.tasks import finish, move, open_tasks_of_node, read_task, rows_by_id
+from hedgerow.store.tasks import NEVER, finish, move, open_tasks_of_node, read_task, rows_by_id, tasks_of_absent_nodes
 from hedgerow.task_states import OPEN, Event, TaskState
 
 _NODES = schema.nodes.c
@@ -21,10 +21,25 @@ _NODES = schema.nodes.c
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """Ids of the tasks that a client says it has: running or queued there, and finished in its outbox."""
+    """Ids of the tasks that a client says it has: running or queued there, and finished in its outbox.
+
+    ``keep_unknown``: Those that are not known here may become known. ``restored_at``: Open tasks from before that time wait
+    until their driver names them again; it may have their results, or not want them any longer.
+    """
 
     running: frozenset[str]
     finished: frozenset[str]
+    keep_unknown: bool = False
+    restored_at: float = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A session that ended, and the state that its node has then."""
+
+    node_id: str
+    epoch: int
+    state: NodeState
 
 
 def open_session(connection: Connection, who: Identity, name: str, in_hand: InHand, now: float) -> SessionOpened:
@@ -79,7 +94,8 @@ def _resume(connection: Connection, node_id: str, in_hand: InHand, now: float) -
         if row.task_id in in_hand.finished:
             continue
         if row.task_id not in in_hand.running:
-            assign.append(row)
+            if row.created_at >= in_hand.restored_at:
+                assign.append(row)
         elif row.state == TaskState.QUEUED:
             running.append(row)
     move(connection, assign + running, Event.SENT, now)
@@ -94,18 +110,20 @@ def _to_drop(connection: Connection, node_id: str, in_hand: InHand) -> tuple[lis
         row = rows.get(task_id)
         return row is None or row.round <= row.acknowledged_round or RunState(row.run_state).final
 
-    cancel = sorted(i for i in in_hand.running if i not in rows or TaskState(rows[i].state) not in OPEN)
-    release = sorted(i for i in in_hand.finished if over(i) and (i not in rows or TaskState(rows[i].state) not in OPEN))
-    return cancel, release
+    def final(task_id: str) -> bool:
+        return not in_hand.keep_unknown if task_id not in rows else TaskState(rows[task_id].state) not in OPEN
+
+    return sorted(filter(final, in_hand.running)), sorted(i for i in in_hand.finished if over(i) and final(i))
 
 
-def close_session(connection: Connection, node_id: str, epoch: int, handed_back: Sequence[str], now: float) -> None:
+def close_session(connection: Connection, gone: Gone, handed_back: Sequence[str], now: float) -> None:
     """See :meth:`hedgerow.store.store.Store.close_session`."""
+    node_id = gone.node_id
     node = connection.execute(select(_NODES.epoch, _NODES.state).where(_NODES.node_id == node_id)).one_or_none()
-    if node is None or node.epoch != epoch or node.state != NodeState.ONLINE:
+    if node is None or node.epoch != gone.epoch or node.state != NodeState.ONLINE:
         return
     away = {
-        "state": NodeState.AWAY.value,
+        "state": gone.state.value,
         "version": _next_version(connection),
         "last_seen": now,
         "away_since": now,
@@ -118,11 +136,21 @@ def close_session(connection: Connection, node_id: str, epoch: int, handed_back:
     move(connection, given, Event.HANDED_BACK, now)
 
 
-def lose_nodes(connection: Connection, away_before: float, now: float) -> Lost:
+def lose_nodes(connection: Connection, away_before: float, left_before: float, now: float) -> Lost:
     """See :meth:`hedgerow.store.store.Store.lose_nodes`."""
-    gone = select(schema.nodes).where(_NODES.state == NodeState.AWAY.value, _NODES.away_since < away_before)
-    rows = connection.execute(gone.order_by(_NODES.version)).all()
-    run_ids = _lose(connection, rows, "The node stayed away for too long.", now)
+    rows: list[Row] = []
+    run_ids: list[str] = []
+    for state, before, why in (
+        (NodeState.AWAY, away_before, "The node stayed away for too long."),
+        (NodeState.LEFT, left_before, "The client was stopped, and not started again in time."),
+    ):
+        gone = select(schema.nodes).where(_NODES.state == state.value, _NODES.away_since < before).order_by(_NODES.version)
+        found = connection.execute(gone).all()
+        run_ids += _lose(connection, found, why, now)
+        rows += found
+    absent = tasks_of_absent_nodes(connection, away_before)
+    finish(connection, absent, Reply(Outcome.NODE_LOST, "The node did not come back."), now)
+    run_ids = list(dict.fromkeys([*run_ids, *(task.run_id for task in absent)]))
     ids = [row.node_id for row in rows]
     lost = connection.execute(select(schema.nodes).where(_NODES.node_id.in_(ids)).order_by(_NODES.version)).all() if ids else []
     return Lost([_node(row) for row in lost], run_ids)

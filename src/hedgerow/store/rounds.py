@@ -56,10 +56,11 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
     return Acknowledged(notify, released, references.drop(connection, run_id, round, frozenset(over.keep)))
 
 
-def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[str]:
+def manifest(connection: Connection, run_id: str, after_round: int, limit: int) -> list[tuple[int, str]]:
     """See :meth:`hedgerow.store.store.Store.manifest`."""
-    which = select(_LINES.line).where(_LINES.run_id == run_id, _LINES.round > after_round).order_by(_LINES.round).limit(limit)
-    return list(connection.execute(which).scalars())
+    which = (_LINES.run_id == run_id, _LINES.round > after_round)
+    lines = select(_LINES.round, _LINES.line).where(*which).order_by(_LINES.round).limit(limit)
+    return [(row.round, row.line) for row in connection.execute(lines)]
 
 
 def _keep_manifest(connection: Connection, run_id: str, round: int, line: str) -> None:

@@ -21,11 +21,12 @@ _LIVE = (RunState.PENDING.value, RunState.RUNNING.value)
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a driver says of the run that it opens."""
+    """What a driver says of the run that it opens, or, where it was opened at another state of the server, takes up."""
 
     run_id: str
     name: str
     seed: int
+    known: bool = False
 
 
 def find_run(connection: Connection, run_id: str) -> Row:
@@ -75,6 +76,12 @@ def create_run(connection: Connection, who: Identity, new: NewRun, now: float) -
     """See :meth:`hedgerow.store.store.Store.create_run`."""
     row = connection.execute(_FIND, {"run_id": new.run_id}).one_or_none()
     if row is None:
+        if new.known:
+            raise NotFound(
+                f"The run {new.run_id} was opened at a server with another state; this one does not know it. Give the address of "
+                "that server. If this one was started on a backup from before the run, start it on a newer backup and resume the "
+                "run, or start a new run."
+            )
         values = {
             "run_id": new.run_id,
             "name": new.name,

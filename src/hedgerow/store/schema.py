@@ -48,6 +48,9 @@ VERSION = 3
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
+RESTORED_AT, NEVER_STARTED = "restored_at", "never"
+"""In a backup: when a server was first started on it."""
+
 Row: TypeAlias = "sqlalchemy.Row[*tuple[Any, ...]]"
 """What a statement gives: columns by name."""
 
@@ -183,6 +186,7 @@ class Found:
 
     server_id: str
     url_key: bytes
+    restored_at: float | None = None
 
 
 def open_database(url: str, now: float) -> tuple[Engine, Engine, Found]:
@@ -198,7 +202,7 @@ def open_database(url: str, now: float) -> tuple[Engine, Engine, Found]:
     writing = _engine(url, "BEGIN IMMEDIATE")
     try:
         with writing.connect() as connection, connection.begin():
-            found = _check(connection, path)
+            found = _check(connection, path, now)
             _settle(connection, now)
     except ConfigError:
         writing.dispose()
@@ -257,7 +261,7 @@ def _engine(url: str, begin: str) -> Engine:
     return engine
 
 
-def _check(connection: Connection, path: Path) -> Found:
+def _check(connection: Connection, path: Path, now: float) -> Found:
     names = inspect(connection).get_table_names()
     if not names:
         metadata.create_all(connection, checkfirst=False)
@@ -273,7 +277,11 @@ def _check(connection: Connection, path: Path) -> Found:
             f"The database {path} has the schema version {version}, this program needs {VERSION}. "
             "Use the program that made it, or move the file away to start anew."
         )
-    return Found(found["server_id"], bytes.fromhex(found["url_key"]))
+    restored_at = found.get(RESTORED_AT)
+    if restored_at == NEVER_STARTED:
+        restored_at = repr(now)
+        connection.execute(update(meta).where(meta.c.key == RESTORED_AT).values(value=restored_at))
+    return Found(found["server_id"], bytes.fromhex(found["url_key"]), None if restored_at is None else float(restored_at))
 
 
 def _settle(connection: Connection, now: float) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from hedgerow.clock import Clock
-from hedgerow.records import Blob, Node, Reply, RunState, Task, TaskResult
+from hedgerow.records import Blob, Node, NodeState, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
 from hedgerow.store import lost_blobs, nodes, overview, references, rounds, runs, schema, tasks, uploads
 from hedgerow.store.changes import (
@@ -37,6 +37,9 @@ from hedgerow.store.writer import Lane
 
 T = TypeVar("T")
 
+RESTORED_GRACE_S = 3600.0
+"""So long after a server was started on a backup, what it does not know may still be named by a driver that comes back."""
+
 
 class Store:
     """See the module. Open one with :meth:`open`; a database has one store at a time.
@@ -49,6 +52,7 @@ class Store:
     def __init__(self, writing: Engine, reading: Engine, clock: Clock, found: schema.Found) -> None:
         self.server_id: str = found.server_id
         self.url_key: bytes = found.url_key
+        self._restored_at = tasks.NEVER if found.restored_at is None else found.restored_at
         self._clock = clock
         self._opened_at = clock.now()
         self._engines = (writing, reading)
@@ -68,6 +72,11 @@ class Store:
         """
         writing, reading, found = schema.open_database(url, clock.now())
         return cls(writing, reading, clock, found)
+
+    @property
+    def settling(self) -> bool:
+        """Whether this is a backup that was put in use a short while ago: peers may know of tasks and nodes that it does not."""
+        return self._clock.now() < self._restored_at + RESTORED_GRACE_S
 
     def close(self) -> None:
         """Carry out what is waiting, then close the database. Blocking."""
@@ -98,20 +107,33 @@ class Store:
             AlreadyExists: Another node of that name is online.
         """
         now = self._clock.now()
-        in_hand = nodes.InHand(frozenset(running), frozenset(finished))
+        in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling, self._restored_at)
         return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
 
-    async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = ()) -> None:
-        """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current."""
-        now = self._clock.now()
-        await self._write(lambda c: nodes.close_session(c, node_id, epoch, handed_back, now))
+    async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = (), *, left: bool = False) -> None:
+        """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current.
 
-    async def lose_nodes(self, away_before: float) -> Lost:
-        """Nodes away since before that time (and since before this store was opened) are lost; their open tasks fail."""
+        Args:
+            node_id: The node.
+            epoch: The session's epoch.
+            handed_back: Ids of tasks that the client will not finish.
+            left: The client is stopping: the node does not count as available.
+        """
         now = self._clock.now()
-        if self._opened_at >= away_before:  # nobody could come back while the server was down
+        state = NodeState.LEFT if left else NodeState.AWAY
+        await self._write(lambda c: nodes.close_session(c, nodes.Gone(node_id, epoch, state), handed_back, now))
+
+    async def lose_nodes(self, away_before: float, left_before: float) -> Lost:
+        """Nodes away, or left, since before that time (and since before this store was opened) are lost; their open tasks fail.
+
+        So do open tasks from before ``away_before`` whose nodes never came.
+        """
+        now = self._clock.now()
+        # Nobody could come back while the server was down.
+        away, left = (before if self._opened_at < before else tasks.NEVER for before in (away_before, left_before))
+        if away == left == tasks.NEVER:
             return Lost([], [])
-        return await self._write(lambda c: nodes.lose_nodes(c, away_before, now))
+        return await self._write(lambda c: nodes.lose_nodes(c, away, left, now))
 
     async def nodes_after(self, version: int, limit: int) -> list[Node]:
         """Nodes that changed after this version, ordered by version."""
@@ -128,17 +150,25 @@ class Store:
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, who: Identity, run_id: str, name: str, seed: int) -> RunState:
+    async def create_run(self, who: Identity, run_id: str, name: str, seed: int, *, known: bool = False) -> RunState:
         """Open a run, or take it up again. Idempotent.
 
+        Args:
+            who: The driver.
+            run_id: The run.
+            name: For people.
+            seed: The run's seed.
+            known: Only take it up: it was opened at a server with another state.
+
         Raises:
+            NotFound: It is to be taken up and is not here.
             PermissionDenied: The run is another driver's.
             Unauthenticated: The driver is known with another secret.
             AlreadyExists: The run was opened with another seed.
             InvalidTransition: The run is over.
         """
         now = self._clock.now()
-        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed), now))
+        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed, known), now))
 
     async def check_run(self, who: Identity, run_id: str) -> RunInfo:
         """The driver's own run.
@@ -205,8 +235,8 @@ class Store:
         over = rounds.Over(round, keep, manifest, round if manifest_round is None else manifest_round)
         return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, over, now))
 
-    async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[str]:
-        """What came of each node in the run's rounds after this one: a line of JSON for each round, in order."""
+    async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[tuple[int, str]]:
+        """What came of each node in the run's rounds after this one: each round's number and line of JSON, in order."""
         return await self._read(lambda c: rounds.manifest(c, run_id, after_round, limit))
 
     # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -214,7 +244,10 @@ class Store:
     async def push_tasks(self, who: Identity, run_id: str, new: Sequence[Task]) -> Pushed:
         """Store tasks; ids that are known are skipped. The run is running then.
 
-        Tasks for nodes that are online are stored as sent; those for nodes that are lost or unknown fail at once.
+        On a backup, open tasks that are in it have waited to be named again: they are sent now.
+
+        Tasks for nodes that are online are stored as sent; those for nodes that are lost or unknown fail at once, unless the
+        server was restored a short while ago: such nodes may come back.
 
         Raises:
             InvalidArgument: A task belongs to another run, or a blob has another size.
@@ -225,7 +258,8 @@ class Store:
             RunEnded: The run is over.
         """
         now = self._clock.now()
-        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, now))
+        push = tasks.Push(now, self.settling, self._restored_at)
+        return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, push))
 
     async def complete_task(self, node_id: str, epoch: int, task_id: str, reply: Reply) -> Completed:
         """Store a result. When the task was final already nothing changes and ``accepted`` is False.

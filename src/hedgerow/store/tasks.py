@@ -6,7 +6,7 @@ into a final one, with the result that goes with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -23,6 +23,7 @@ from hedgerow.wire import convert
 from hedgerow.wire.proto import records_pb2
 
 IDS_A_STATEMENT = 5_000
+NEVER = float("-inf")
 _TASKS, _NODES, _RESULTS = schema.tasks.c, schema.nodes.c, schema.results.c
 _OPEN = sorted(state.value for state in OPEN)
 
@@ -70,6 +71,18 @@ class Place:
     node_id: str
     epoch: int
     task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """When tasks are pushed, and whether nodes that are not here may come back.
+
+    Open tasks from before ``restored_at`` have waited for this: their driver wants them still.
+    """
+
+    now: float
+    settling: bool = False
+    restored_at: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +169,17 @@ def open_tasks_of_node(connection: Connection, node_id: str) -> Sequence[Row]:
     return connection.execute(_OPEN_OF_NODE, {"node_id": node_id}).all()
 
 
+def tasks_of_absent_nodes(connection: Connection, created_before: float) -> Sequence[Row]:
+    """Rows of open tasks from before that time for nodes that are lost or were never here."""
+    which = (
+        select(schema.tasks)
+        .join(schema.nodes, _NODES.node_id == _TASKS.node_id, isouter=True)
+        .where(_TASKS.state.in_(_OPEN), _TASKS.created_at < created_before)
+        .where(_NODES.node_id.is_(None) | (_NODES.state == NodeState.LOST.value))
+    )
+    return connection.execute(which.order_by(_TASKS.position)).all()
+
+
 def open_tasks_of_run(connection: Connection, run_id: str) -> Sequence[Row]:
     """Rows of a run's open tasks, oldest first."""
     which = select(schema.tasks).where(_TASKS.run_id == run_id, _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
@@ -181,27 +205,30 @@ def _nodes_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
 # --- the store's methods --------------------------------------------------------------------------------------------------
 
 
-def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence[Task], now: float) -> Pushed:
+def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence[Task], push: Push) -> Pushed:
     """See :meth:`hedgerow.store.store.Store.push_tasks`."""
     run = open_run(connection, who, run_id)
-    fresh = _not_known(connection, run_id, new)
+    known = {row.task_id: row for row in rows_by_id(connection, (task.task_id for task in new))}
+    fresh = _not_known(known, run_id, new)
     _take_blobs(connection, references.owner(who), run_id, fresh)
     mark_running(connection, run)
-    known_nodes = _nodes_by_id(connection, (task.node_id for task in fresh))
-    values, assign, unreachable = [], [], []
+    known_nodes = _nodes_by_id(connection, (task.node_id for task in new))
+    values, unreachable = [], []
+    assign = _wanted_again(connection, known.values(), known_nodes, push)
     for task in fresh:
         node = known_nodes.get(task.node_id)
         state = TaskState.QUEUED
         if node is None or node.state == NodeState.LOST:
-            unreachable.append(task.task_id)
+            if not push.settling:
+                unreachable.append(task.task_id)
         elif node.state == NodeState.ONLINE:
             state = after(state, Event.SENT)
             assign.append(Assignment(task.node_id, node.epoch, task))
-        values.append(_task_values(task, state, now))
+        values.append(_task_values(task, state, push.now))
     if values:
         connection.execute(_ADD_TASKS, values)
     gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
-    finish(connection, rows_by_id(connection, unreachable), gone, now)
+    finish(connection, rows_by_id(connection, unreachable), gone, push.now)
     return Pushed(len(fresh), assign, bool(unreachable))
 
 
@@ -222,14 +249,23 @@ def _task_values(task: Task, state: TaskState, now: float) -> dict[str, object]:
     }
 
 
-def _not_known(connection: Connection, run_id: str, new: Sequence[Task]) -> list[Task]:
+def _wanted_again(connection: Connection, known: Iterable[Row], nodes: Mapping[str, Row], push: Push) -> list[Assignment]:
+    """Let tasks go that have waited for their driver since the server was restored; those to send now."""
+    rows = [row for row in known if TaskState(row.state) in OPEN and row.created_at < push.restored_at]
+    for some in portions(row.task_id for row in rows):
+        connection.execute(update(schema.tasks).where(_TASKS.task_id.in_(some)).values(created_at=push.now))
+    here = [row for row in rows if row.node_id in nodes and nodes[row.node_id].state == NodeState.ONLINE]
+    move(connection, here, Event.SENT, push.now)
+    return [Assignment(row.node_id, nodes[row.node_id].epoch, read_task(row)) for row in here]
+
+
+def _not_known(known: Mapping[str, Row], run_id: str, new: Sequence[Task]) -> list[Task]:
     """Those of the tasks that are not stored yet, each once."""
     for task in new:
         if task.run_id != run_id:
             raise InvalidArgument(f"The task {task.task_id} belongs to the run {task.run_id}, not to {run_id}.")
-    known = {row.task_id: row.run_id for row in rows_by_id(connection, (task.task_id for task in new))}
-    for task_id, other in known.items():
-        if other != run_id:
+    for task_id, row in known.items():
+        if row.run_id != run_id:
             raise AlreadyExists(f"The task id {task_id} is taken by another run. Derive ids from the run's id.")
     fresh = {task.task_id: task for task in reversed(new) if task.task_id not in known}
     return list(reversed(fresh.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -12,7 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hedgerow.authority import Authority, files_of
+from hedgerow.certificates import CERTIFICATES_VARIABLE, Certificates
 from hedgerow.errors import AlreadyExists
+from hedgerow.security import Role
 from hedgerow.testing.fault_proxy import FaultProxy
 from hedgerow.testing.processes import Process, eventually, free_port
 from hedgerow.waits import Limit
@@ -35,13 +39,15 @@ class Federation:
         folder: Where state directories and logs go; the ports stay the same over restarts.
         proxied: Whether clients and drivers reach the server through a :class:`FaultProxy` for each of its three ports.
         env: Environment variables of all processes on top of this process's own.
+        tls: Whether everybody shows a certificate to everybody; drivers get theirs by an environment variable.
 
     Attributes:
+        authority: What made the certificates; None without ``tls``.
         links: The proxies ``fleet``, ``driver`` and ``blob``; empty unless ``proxied``.
         clients: The clients by name.
     """
 
-    def __init__(self, folder: Path, *, proxied: bool = False, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, proxied: bool = False, env: Mapping[str, str] | None = None, tls: bool = False) -> None:
         self.folder = folder
         self.links: dict[str, FaultProxy] = {}
         self.clients: dict[str, Process] = {}
@@ -51,6 +57,7 @@ class Federation:
         self._seen = dict(self._own)
         self._server: Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        self.authority = Authority.create(folder / "certificates") if tls else None
         if proxied:
             for name in LINKS:
                 self.links[name] = FaultProxy(self._own[name]).start()
@@ -83,11 +90,15 @@ class Federation:
         Raises:
             WaitTimeout: It does not.
         """
-        command = [sys.executable, "-c", _COMMAND.format("server"), "--insecure", f"--state-dir={self.folder / 'server'}"]
+        command = [sys.executable, "-c", _COMMAND.format("server"), f"--state-dir={self.folder / 'server'}"]
+        command += self._security("server", Role.SERVER)
+        if self.authority is not None:
+            command.append(f"--revoked={self.authority.folder / 'server' / 'revoked.pem'}")
         for flag, name in (("fleet-api", "fleet"), ("driver-api", "driver"), ("blob", "blob"), ("web", "web")):
             command.append(f"--{flag}-address={self._own[name].text}")
         if self.links:
-            command.append(f"--blob-public-url=http://{self._seen['blob'].text}")
+            scheme = "http" if self.authority is None else "https"
+            command.append(f"--blob-public-url={scheme}://{self._seen['blob'].text}")
         self._server = Process("server", [*command, *options], self.folder / "server.log", self._env).start()
         self.wait_until_up()
         return self._server
@@ -109,7 +120,8 @@ class Federation:
         """
         if name in self.clients:
             raise AlreadyExists(f"There is a client {name} already. Call clients[{name!r}].start() to start it again.")
-        command = [sys.executable, "-m", "hedgerow.cli.client", "--insecure", f"--server={self.fleet.text}", f"--name={name}"]
+        command = [sys.executable, "-m", "hedgerow.cli.client", f"--server={self.fleet.text}", f"--name={name}"]
+        command += self._security(name, Role.CLIENT)
         command += [f"--callable={callable}", f"--callable-dir={callable_dir}", f"--state-dir={self.client_state(name)}"]
         client = Process(name, [*command, *options], self.folder / f"{name}.log", self._env)
         self.clients[name] = client
@@ -122,9 +134,28 @@ class Federation:
     def start_driver(self, script: Path, *arguments: str) -> Process:
         """Start a driver's script with these arguments."""
         name = f"driver-{len(self.drivers) + 1}"
-        driver = Process(name, [sys.executable, str(script), *arguments], self.folder / f"{name}.log", self._env)
+        env = self._env
+        if self.authority is not None:
+            files = self.certificates("driver", Role.DRIVER)
+            env = {**env, CERTIFICATES_VARIABLE: os.pathsep.join(map(str, (files.ca, files.certificate, files.key)))}
+        driver = Process(name, [sys.executable, str(script), *arguments], self.folder / f"{name}.log", env)
         self.drivers.append(driver)
         return driver.start()
+
+    def certificates(self, name: str, role: Role) -> Certificates:
+        """The certificate of that name; made when it is first asked for."""
+        assert self.authority is not None, "there are certificates only with tls"
+        folder = self.authority.folder / name
+        if not folder.exists():
+            self.authority.issue(role, name)
+        return files_of(folder)
+
+    def _security(self, name: str, role: Role) -> list[str]:
+        """How a program is told to connect."""
+        if self.authority is None:
+            return ["--insecure"]
+        files = self.certificates(name, role)
+        return ["--certificates", str(files.ca), str(files.certificate), str(files.key)]
 
     def metrics(self) -> dict[str, float]:
         """The server's metrics by name and labels, as ``/metrics`` writes them; empty when it does not answer."""

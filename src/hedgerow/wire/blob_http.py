@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import http.client
+import io
 import json
 import os
 import select
@@ -27,12 +29,15 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hedgerow import errors
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached
 from hedgerow.records import Blob
 from hedgerow.wire.convert import check_digest
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 OFFSET_HEADER = "Upload-Offset"
 ERROR_HEADER = "Hedgerow-Error"
@@ -50,6 +55,7 @@ STATUSES: dict[type[HedgerowError], int] = {
     HedgerowError: 500,
 }
 BLOCK_BYTES = 1024 * 1024
+_APPEND_BYTES = 256 * 1024  # through TLS they come 16 KiB at a time
 _SEND_BYTES = 4 * 1024 * 1024
 _MAX_ANSWER_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 4096
@@ -104,6 +110,12 @@ def _network(silence_s: float = 0.0) -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         raise errors.Unauthenticated(f"The blob server's certificate is not accepted: {error.verify_message}.") from error
+    except ssl.SSLError as error:
+        if "ALERT" in (error.reason or "") and any(word in error.reason for word in ("CERTIFICATE", "UNKNOWN_CA")):
+            raise errors.Unauthenticated(
+                f"The blob server does not accept the certificate of this peer: {error.reason}."
+            ) from error
+        raise CutError(f"{type(error).__name__}: {error}.") from error
     except TimeoutError as error:
         raise CutError(f"nothing came for {silence_s:g} s.", silence_s) from error
     except (OSError, http.client.HTTPException) as error:
@@ -170,8 +182,7 @@ class Connection:
             self._http.putrequest("PUT", self._prefix + url, skip_accept_encoding=True)
             self._http.putheader(OFFSET_HEADER, str(offset))
             self._http.putheader("Content-Length", str(size - offset))
-            if not isinstance(self._http.sock, ssl.SSLSocket):
-                self._http.putheader("Expect", "100-continue")
+            self._http.putheader("Expect", "100-continue")
             self._http.endheaders()
         try:
             if self._may_send():
@@ -196,8 +207,8 @@ class Connection:
     def _may_send(self) -> bool:
         """Whether the server lets us send; if not, its answer is there to be read. A proxy may say nothing: send then."""
         sock = self._http.sock
-        if isinstance(sock, ssl.SSLSocket):  # cannot look ahead
-            return True
+        if isinstance(sock, ssl.SSLSocket):
+            return self._may_send_encrypted(sock)
         poller = select.poll()
         poller.register(sock, select.POLLIN)
         with _network(self._silence_s):
@@ -205,13 +216,25 @@ class Connection:
                 return True
             if sock.recv(len(_CONTINUE), socket.MSG_PEEK) != _CONTINUE:
                 return False  # another answer, or the end of the connection
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                byte = sock.recv(1)
-                if not byte or len(head) > _MAX_HEAD_BYTES:
-                    raise CutError("the server's leave to send does not end.")
-                head += byte
+            _read_head(sock)
         return True
+
+    def _may_send_encrypted(self, sock: ssl.SSLSocket) -> bool:
+        """The same through TLS, where one cannot look ahead: what was read of another answer is given back."""
+        try:
+            sock.settimeout(min(self._silence_s, _LEAVE_S))
+            with _network(self._silence_s):
+                head = _read_head(sock)
+        except CutError as cut:
+            if cut.silent_s:
+                return True
+            raise
+        finally:
+            sock.settimeout(self._silence_s)
+        if head.startswith(_CONTINUE):
+            return True
+        self._http.response_class = functools.partial(_begun_response, head)  # type: ignore[assignment]
+        return False
 
     def _send(self, file: BinaryIO, offset: int, size: int) -> None:
         (self._send_encrypted if isinstance(self._http.sock, ssl.SSLSocket) else self._send_file)(file, offset, size)
@@ -263,14 +286,19 @@ class Connection:
             raise CorruptData(f"{size - offset} bytes were asked for, the server offers {response.length}.")
         block = memoryview(bytearray(BLOCK_BYTES))
         while offset < size:
-            with _network(self._silence_s):
-                # Not response.readinto: it waits for a full block, and what came before a cut would be lost.
-                count = response.fp.readinto1(block[: size - offset])
-            if not count:
-                raise CutError(f"the connection ended at byte {offset} of {size}.")
-            _append(file, block[:count])
-            offset += count
-            moved(offset)
+            filled = 0
+            try:
+                while filled < min(_APPEND_BYTES, size - offset):
+                    with _network(self._silence_s):
+                        # Not response.readinto: it waits for a full block, and what came before a cut would be lost.
+                        count = response.fp.readinto1(block[filled : size - offset])
+                    if not count:
+                        raise CutError(f"the connection ended at byte {offset + filled} of {size}.")
+                    filled += count
+            finally:
+                _append(file, block[:filled])
+                offset += filled
+                moved(offset)
 
     def _answer(self, expected: tuple[int, ...], *, body: bool = True) -> tuple[http.client.HTTPResponse, str]:
         """A response with one of the expected statuses and, unless it is left to the caller, its text."""
@@ -287,6 +315,53 @@ class Connection:
         if response.status >= 500 and not isinstance(error, LimitReached):
             raise CutError(f"HTTP status {response.status}: {error}")
         raise error
+
+
+def _read_head(sock: socket.socket) -> bytes:
+    """The head of an answer, byte by byte, so that nothing of what follows is taken."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte or len(head) > _MAX_HEAD_BYTES:
+            raise CutError("the head of the server's answer does not end.")
+        head += byte
+    return head
+
+
+class _Begun(io.RawIOBase):
+    """What comes from a socket, after what was read from it before."""
+
+    def __init__(self, head: bytes, sock: socket.socket) -> None:
+        self._head = memoryview(head)
+        self._rest = sock.makefile("rb", buffering=0)  # keeps the socket open when http.client closes its own end of it
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._rest.close()
+        super().close()
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read what there is."""
+        target = memoryview(buffer).cast("B")
+        if not self._head:
+            return self._rest.readinto(target) or 0
+        count = min(len(target), len(self._head))
+        target[:count] = self._head[:count]
+        self._head = self._head[count:]
+        return count
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """How ``http.client`` opens a socket."""
+        del mode
+        return io.BufferedReader(self)
+
+
+def _begun_response(head: bytes, sock: socket.socket, *, method: str | None = None) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(cast(socket.socket, _Begun(head, sock)), method=method)
 
 
 def _offset(response: http.client.HTTPResponse) -> int:

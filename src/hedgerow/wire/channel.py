@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 
+from hedgerow.certificates import Certificates, Tls
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
 
@@ -81,11 +82,31 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def open_channel(address: Address, root_certificates: bytes | None) -> grpc.aio.Channel:
-    """A channel of grpc.aio to the address; with TLS where PEM root certificates are given. Connects lazily."""
-    if root_certificates is None:
+def open_channel(address: Address, tls: Tls | None) -> grpc.aio.Channel:
+    """A channel of grpc.aio to the address; without encryption where ``tls`` is None. Connects lazily.
+
+    Raises:
+        ConfigError: A file of the own certificate cannot be read.
+    """
+    if tls is None:
         return grpc.aio.insecure_channel(address.text, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address.text, grpc.ssl_channel_credentials(root_certificates), options=CHANNEL_OPTIONS)
+    certificate, key = (None, None) if tls.own is None else tls.own.read()[1:]
+    credentials = grpc.ssl_channel_credentials(tls.root_certificates, key, certificate)
+    return grpc.aio.secure_channel(address.text, credentials, options=CHANNEL_OPTIONS)
+
+
+def server_credentials(certificates: Certificates, *, client_certificates: bool) -> grpc.ServerCredentials:
+    """Credentials of a gRPC server.
+
+    Args:
+        certificates: The server's own.
+        client_certificates: Whether peers must show a certificate that the CA has signed.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    ca, certificate, key = certificates.read()
+    return grpc.ssl_server_credentials([(key, certificate)], ca if client_certificates else None, client_certificates)
 
 
 def blob_base_url(server: Address, plane: DataPlane, *, tls: bool) -> str:

@@ -36,6 +36,7 @@ _OUTCOMES_BACK = {number: outcome for outcome, number in _OUTCOMES.items()}
 _NODE_STATES = {
     NodeState.ONLINE: records_pb2.NODE_STATE_ONLINE,
     NodeState.AWAY: records_pb2.NODE_STATE_AWAY,
+    NodeState.LEFT: records_pb2.NODE_STATE_LEFT,
     NodeState.LOST: records_pb2.NODE_STATE_LOST,
 }
 _NODE_STATES_BACK = {number: state for state, number in _NODE_STATES.items()}

@@ -95,8 +95,9 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
             await context.abort(*to_status(self.refuse[call].pop(0)))
 
     async def Session(self, _: object, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        hello = (await context.read()).hello  # first, as the real server does: who is cut off while speaking may not hear why
         await self._refuse("Session", context)
-        session = FakeSession((await context.read()).hello)
+        session = FakeSession(hello)
         self.epoch += 1
         plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=64 * 1024)
         welcome = fleet_pb2.Welcome(

@@ -351,6 +351,12 @@ async def test_goodbye_without_a_time_ends_the_client(fleet: FakeFleet, site: Si
         await wait(site.running, SOON, "the client's end")
 
 
+async def test_goodbye_of_a_server_whose_one_job_is_done_ends_the_client_well(fleet: FakeFleet, site: Site) -> None:
+    (await fleet.session()).push(goodbye={"reason": "its one job is done", "job_done": True})
+    assert site.running is not None
+    await wait(site.running, SOON, "the client's end")
+
+
 async def test_the_state_of_a_run_survives_a_restart(fleet: FakeFleet, site: Site) -> None:
     (await fleet.session()).push(assign=task(1, config={"keep": True}))
     await fleet.replies(1)

@@ -41,6 +41,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
         self.no_blob: dict[str, grpc.StatusCode] = {}  # why a blob cannot be had, by digest
         self.cut = 0
         self.server_id = "abc"
+        self.forgotten = False
         self.acknowledged_rounds = 0
         self.news = asyncio.Event()
 
@@ -56,6 +57,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
 
     async def CreateRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("CreateRun", context)
+        if self.forgotten:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such run")
         self.ended = None
         plane = records_pb2.DataPlane(blob_port=1, inline_max_bytes=1 << 20)
         return driver_pb2.CreateRunReply(

@@ -432,9 +432,14 @@ def test_single_question_has_a_time_limit() -> None:
             run(fake, strategy=Asking())
 
 
+def test_a_server_keeps_its_own_strategy(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    own = FedAvg(fraction_evaluate=0)
+    history = run(server, server=Server(strategy=own), strategy=FedAvg())
+    assert history.losses_distributed == []
+    assert "Both a server and a strategy or client_manager were given; the server's own are used" in caplog.text
+
+
 def test_wrong_arguments_are_refused_before_anything_is_sent() -> None:
-    with pytest.raises(ConfigError, match="either a server, or a strategy"):
-        start_driver(server=Server(), strategy=FedAvg())
     with pytest.raises(ConfigError, match="num_rounds is -1"):
         start_driver(config=ServerConfig(num_rounds=-1))
     with pytest.raises(ConfigError, match="round_timeout is 0"):
@@ -466,16 +471,49 @@ def test_wait_for_results_has_the_limit_that_is_given() -> None:
             next(driver.results(tasks, Limit("my_limit", 0.05)))
 
 
-def test_server_with_another_state_ends_the_run(server: FakeServer) -> None:
-    driver = Driver(server.address, limits=QUICK)
-    driver.connect()
-    server.api.server_id = "replaced"
-    server.api.cut += 1
-    server.do(server.api.ring)
-    tasks = [driver.task(driver.nodes()[0], "custom", round=1)]
-    with pytest.raises(NotFound, match="has another state now"):
-        next(driver.results(tasks))
-    driver.close()
+def restore(server: FakeServer) -> None:
+    """The server is another one now."""
+
+    def change() -> None:
+        server.api.server_id = "restored"
+        server.api.tasks.clear()
+        server.api.results.clear()
+        server.api.cut += 1
+        server.api.ring()
+
+    server.do(change)
+
+
+def test_server_that_was_restored_is_told_the_rounds_that_are_over_and_the_tasks_of_the_others() -> None:
+    silent = True
+    with FakeServer(lambda task: None if silent else Reply(Outcome.OK), ["a"]) as fake:
+        with Driver(fake.address, limits=QUICK) as driver:
+            (node,) = driver.nodes()
+            driver.push([driver.task(node, "custom", round=1)])
+            unwanted = driver.push([driver.task(node, "custom", round=2)])
+            driver.acknowledge(1)
+            wanted = driver.push([driver.task(node, "custom", round=2)])
+            driver.cancel(unwanted, "too late")
+            list(driver.results(unwanted))
+            silent = False
+            fake.api.keep.clear()
+            restore(fake)
+            assert [result.task_id for result in driver.results(wanted)] == [wanted[0].task_id]
+            assert list(fake.api.tasks) == [wanted[0].task_id]
+            assert list(fake.api.keep) == [1]
+        assert fake.api.ended == (RunState.FINISHED, "")
+
+
+def test_server_that_does_not_know_the_run_ends_the_driver_and_not_the_run(server: FakeServer) -> None:
+    def drive() -> None:
+        with Driver(server.address, limits=QUICK) as driver:
+            server.api.forgotten = True
+            restore(server)
+            next(driver.results([driver.task(driver.nodes()[0], "custom", round=1)]))
+
+    with pytest.raises(NotFound):
+        drive()
+    assert "EndRun" not in server.api.calls
 
 
 def interrupted(fake: FakeServer, folder: Path, **kwargs: Any) -> None:
@@ -534,10 +572,20 @@ def test_run_is_not_resumed_from_a_folder_that_is_older_than_what_was_released(s
 
 def test_run_is_not_resumed_at_a_server_that_does_not_know_it(server: FakeServer, tmp_path: Path) -> None:
     interrupted(server, tmp_path / "run")
-    server.api.server_id = "replaced"
-    with pytest.raises(NotFound, match="has another state now"):
+    server.api.forgotten = True
+    with pytest.raises(NotFound):
         run(server, rounds=2, resume=tmp_path / "run")
     assert server.api.ended is None
+
+
+def test_run_that_is_resumed_at_a_server_that_was_restored_reads_all_results(server: FakeServer, tmp_path: Path) -> None:
+    interrupted(server, tmp_path / "run")
+    server.api.server_id = "restored"
+    del server.api.results[1:]  # fewer than the checkpoint's cursor says
+    server.api.tasks.clear()
+    assert [n for n, _ in run(server, rounds=2, resume=tmp_path / "run").losses_distributed] == [1, 2]
+    record = json.loads(json.loads((tmp_path / "run" / "run.json").read_bytes())["content"])
+    assert record["server_id"] == "restored"
 
 
 class Failing(FedAvg):

@@ -105,8 +105,8 @@ async def test_an_upload_beyond_the_limit_is_refused_when_it_is_announced(stub: 
 async def test_a_round_that_says_too_much_is_not_acknowledged(
     stub: driver_pb2_grpc.DriverAsyncStub, change: dict[str, Any], told: str
 ) -> None:
-    said: dict[str, Any] = {"run_id": RUN, "round": 1} | change
-    request = driver_pb2.AcknowledgeRoundRequest(**said)
+    values: dict[str, Any] = {"run_id": RUN, "round": 1} | change
+    request = driver_pb2.AcknowledgeRoundRequest(**values)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.AcknowledgeRound(request, metadata=DRIVER.metadata())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

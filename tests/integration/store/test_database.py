@@ -48,7 +48,7 @@ async def test_reopened_database_has_everything_that_was_acknowledged(path: Path
         (node,) = await store.nodes_after(0, 10)
         assert (node.state, node.version) == (NodeState.AWAY, 2)
         # While the server was down nobody could come back or be seen.
-        assert (await store.lose_nodes(clock.now())).nodes == []
+        assert (await store.lose_nodes(clock.now(), clock.now())).nodes == []
         assert await store.interrupt_runs(clock.now()) == []
         assert (await store.open_session(A, "a", [], [])).assign == [second]
         clock.advance(1)

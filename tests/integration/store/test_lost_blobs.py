@@ -65,7 +65,7 @@ async def test_bytes_are_gone_with_their_node(store: Store, clock: HeldClock) ->
     clock.advance(10)
     await store.close_session(A.id, 1)
     clock.advance(1000)
-    await store.lose_nodes(clock.now() - 600)
+    await store.lose_nodes(clock.now() - 600, clock.now() - 60)
     with pytest.raises(NotFound, match="nobody has them"):
         await store.blob_for_driver(DRIVER, RUN, blob.digest)
 

@@ -32,6 +32,7 @@ NODES = [client(n) for n in range(1, 4)]
 STRANGER = client(9)
 DRIVER = driver()
 LOST_AFTER_S = 600.0
+LEFT_FOR_S = 60.0
 OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.USER_ERROR, Outcome.WORKER_DIED, Outcome.EXPIRED])
 node_numbers = st.integers(0, len(NODES) - 1)
 
@@ -151,14 +152,14 @@ class StoreMachine(RuleBasedStateMachine):
                 task.state = TaskState.SENT
 
     @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), lag=st.sampled_from([0, 0, 1]), hand_back=st.booleans())
-    def close_session(self, data: st.DataObject, lag: int, hand_back: bool) -> None:
+    @rule(data=st.data(), lag=st.sampled_from([0, 0, 1]), hand_back=st.booleans(), left=st.booleans())
+    def close_session(self, data: st.DataObject, lag: int, hand_back: bool, left: bool) -> None:
         node_id = data.draw(st.sampled_from(sorted(self.nodes)))
         node = self.nodes[node_id]
         back = [i for i, t in self.tasks.items() if t.node_id == node_id] if hand_back else []
-        self.run(self.store.close_session(node_id, node.epoch - lag, back))
+        self.run(self.store.close_session(node_id, node.epoch - lag, back, left=left))
         if not lag and node.state is NodeState.ONLINE:
-            node.state, node.away_since = NodeState.AWAY, self.clock.now()
+            node.state, node.away_since = NodeState.LEFT if left else NodeState.AWAY, self.clock.now()
             for task_id in back:
                 if self.tasks[task_id].state is TaskState.SENT:
                     self.tasks[task_id].state = TaskState.QUEUED
@@ -166,10 +167,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 100.0, 700.0]))
     def time_passes_and_nodes_are_lost(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        limit = self.clock.now() - LOST_AFTER_S
-        gone = {i for i, n in self.nodes.items() if n.state is NodeState.AWAY and n.away_since < limit}
-        lost = self.run(self.store.lose_nodes(limit))
-        expected = gone if self.opened_at < limit else set()
+        limits = {NodeState.AWAY: self.clock.now() - LOST_AFTER_S, NodeState.LEFT: self.clock.now() - LEFT_FOR_S}
+        lost = self.run(self.store.lose_nodes(*limits.values()))
+        gone = [(i, n.away_since, limits[n.state]) for i, n in self.nodes.items() if n.state in limits]
+        expected = {i for i, away_since, limit in gone if away_since < limit and self.opened_at < limit}
         assert {n.node_id for n in lost.nodes} == expected
         for node_id in expected:
             self._lose(node_id)

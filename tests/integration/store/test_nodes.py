@@ -106,6 +106,26 @@ async def test_task_that_was_handed_back_is_queued_and_sent_again(store: Store) 
     assert (await store.open_session(A, "a", [kept.task_id], [])).assign == [back]
 
 
+async def test_a_node_that_connects_again_and_again_gets_no_more_time_for_a_task(store: Store, clock: HeldClock) -> None:
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    await store.open_session(A, "a", [], [])
+    given, waiting = fit(A), fit(A, round=2)
+    await store.push_tasks(DRIVER, RUN, [given])
+    clock.advance(60)
+    await store.close_session(A.id, 1)
+    await store.push_tasks(DRIVER, RUN, [waiting])
+    opened = await store.open_session(A, "a", [], [])
+    assert opened.assign == [given, waiting]
+    clock.advance(50)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == [(A.id, 2, given.task_id)]
+    await store.close_session(A.id, 2, [waiting.task_id])
+    await store.open_session(A, "a", [], [])
+    clock.advance(70)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == []
+    clock.advance(40)
+    assert (await store.expire_tasks(clock.now() - 100)).notify == [(A.id, 3, waiting.task_id)]
+
+
 async def test_result_of_a_task_that_was_handed_back_is_taken(store: Store) -> None:
     await store.create_run(DRIVER, RUN, "demo", 1)
     await store.open_session(A, "a", [], [])
@@ -161,14 +181,42 @@ async def test_node_that_stays_away_is_lost_and_its_tasks_fail(store: Store, clo
     clock.advance(10)
     await store.close_session(A.id, 1)
     clock.advance(600)
-    assert (await store.lose_nodes(clock.now() - 600)).nodes == []
+    assert (await store.lose_nodes(clock.now() - 600, clock.now() - 60)).nodes == []
     clock.advance(1)
-    lost = await store.lose_nodes(clock.now() - 600)
+    lost = await store.lose_nodes(clock.now() - 600, clock.now() - 60)
     assert ([n.node_id for n in lost.nodes], lost.run_ids) == ([A.id], [RUN])
     assert lost.nodes[0].state is NodeState.LOST
     (result,) = await store.results_after(RUN, 0, 10)
     assert (result.node_id, result.reply.outcome) == (A.id, Outcome.NODE_LOST)
-    assert (await store.lose_nodes(clock.now() - 600)).nodes == []
+    assert (await store.lose_nodes(clock.now() - 600, clock.now() - 60)).nodes == []
+
+
+async def test_node_that_left_is_not_available_and_has_a_short_time_to_come_back(store: Store, clock: HeldClock) -> None:
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    tasks = {node: fit(node) for node in (A, B)}
+    for node, task in tasks.items():
+        await store.open_session(node, node.id, [], [])
+        await store.push_tasks(DRIVER, RUN, [task])
+        await store.close_session(node.id, 1, [task.task_id], left=True)
+        await store.close_session(node.id, 1)  # the stream ends
+    nodes = await store.nodes_after(0, 10)
+    assert [(node.state, node.state.available) for node in nodes] == [(NodeState.LEFT, False)] * 2
+    clock.advance(59)
+    assert (await store.open_session(A, "a", [], [])).assign == [tasks[A]], "started again"
+    clock.advance(2)
+    lost = await store.lose_nodes(clock.now() - 600, clock.now() - 60)
+    assert [(node.node_id, node.state) for node in lost.nodes] == [(B.id, NodeState.LOST)]
+    (result,) = await store.results_after(RUN, 0, 10)
+    assert (result.node_id, result.reply.outcome) == (B.id, Outcome.NODE_LOST)
+    assert "was stopped, and not started again in time" in result.reply.message
+
+
+async def test_task_for_a_node_that_left_waits_for_it(store: Store, clock: HeldClock) -> None:
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    await store.open_session(A, "a", [], [])
+    await store.close_session(A.id, 1, left=True)
+    assert not (await store.push_tasks(DRIVER, RUN, [fit(A)])).failed
+    assert (await store.open_session(A, "a", [], [])).assign == [fit(A)]
 
 
 async def test_lost_node_comes_back_without_the_tasks_that_failed(store: Store, clock: HeldClock) -> None:
@@ -178,7 +226,7 @@ async def test_lost_node_comes_back_without_the_tasks_that_failed(store: Store, 
     await store.push_tasks(DRIVER, RUN, [task])
     await store.close_session(A.id, 1)
     clock.advance(1)
-    await store.lose_nodes(clock.now())
+    await store.lose_nodes(clock.now(), clock.now())
     opened = await store.open_session(A, "a", [task.task_id], [])
     assert (opened.epoch, opened.cancel, opened.assign) == (2, [task.task_id], [])
     assert (await store.nodes_after(0, 10))[0].state is NodeState.ONLINE

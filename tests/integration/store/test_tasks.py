@@ -111,7 +111,7 @@ async def test_task_for_a_lost_or_unknown_node_fails_at_once(store: Store, clock
     await start(store, A)
     await store.close_session(A.id, 1)
     clock.advance(1)
-    await store.lose_nodes(clock.now())
+    await store.lose_nodes(clock.now(), clock.now())
     clock.advance(1)
     pushed = await store.push_tasks(DRIVER, RUN, [fit(A), fit(B)])
     assert (pushed.created, pushed.assign, pushed.failed) == (2, [], True)
@@ -253,12 +253,18 @@ async def test_interrupted_run_goes_on_when_its_driver_watches_it_again(store: S
 
 async def test_acknowledged_round_releases_its_results_once(store: Store) -> None:
     await start(store, A, B)
-    first, straggler, second = fit(A, round=1), fit(B, round=1), fit(A, round=2)
-    await store.push_tasks(DRIVER, RUN, [first, straggler, second])
+    first, straggler, second, open = fit(A, round=1), fit(B, round=1), fit(A, round=2), fit(B, round=2)
+    await store.push_tasks(DRIVER, RUN, [first, straggler, second, open])
     await store.complete_task(A.id, 1, first.task_id, done())
     await store.complete_task(A.id, 1, second.task_id, done())
-    assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == [(A.id, 1, [first.task_id])]
-    assert (await store.acknowledge_round(DRIVER, RUN, 1, [])).release == []
+    acknowledged = await store.acknowledge_round(DRIVER, RUN, 1, [])
+    assert acknowledged.release == [(A.id, 1, [first.task_id])]
+    assert acknowledged.notify == [(B.id, 1, straggler.task_id)]
+    again = await store.acknowledge_round(DRIVER, RUN, 1, [])
+    assert (again.release, again.notify) == ([], [])
+    cancelled = (await store.results_after(RUN, 0, 10))[-1]
+    assert (cancelled.task_id, cancelled.reply.outcome) == (straggler.task_id, Outcome.CANCELLED)
+    assert cancelled.reply.message == "the round is over"
     late = await store.complete_task(B.id, 1, straggler.task_id, done())
     assert (late.accepted, late.release) == (False, True)
     assert (await store.acknowledge_round(DRIVER, RUN, 2, [])).release == [(A.id, 1, [second.task_id])]
@@ -277,8 +283,8 @@ async def test_manifest_of_a_round_is_kept_as_it_came_first_also_when_the_run_is
     for round, line in ((1, "one"), (2, "two"), (2, "two again")):
         await store.acknowledge_round(DRIVER, RUN, round, [], line)
     await store.end_run(DRIVER, RUN, RunState.FINISHED, "")
-    assert await store.manifest(RUN) == ["one", "two"]
-    assert await store.manifest(RUN, after_round=1) == ["two"]
+    assert await store.manifest(RUN) == [(1, "one"), (2, "two")]
+    assert await store.manifest(RUN, after_round=1) == [(2, "two")]
     assert await store.manifest("run00000009") == []
 
 

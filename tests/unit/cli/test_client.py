@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hedgerow.certificates import Tls
 from hedgerow.cli import client
 from hedgerow.client.launch import ClientOptions
 from hedgerow.client.worker_process import WorkerCommand
@@ -55,7 +56,7 @@ def test_the_documented_command_is_understood(started: Started, monkeypatch: pyt
     assert client.main(["--callable", "client:hospital_a", "--insecure", "--server=fleet.example:9091"]) == 0
     ((options, command),) = started
     assert options.server.text == "fleet.example:9091"
-    assert options.root_certificates is None
+    assert options.tls is None
     assert (options.name, options.state_dir, options.max_parallel) == (None, None, 1)
     assert command == WorkerCommand("client:hospital_a", tmp_path, "INFO", "text")
 
@@ -64,10 +65,10 @@ def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> Non
     pem = tmp_path / "ca.pem"
     pem.write_text(CERTIFICATE)
     options = ["--root-certificates", str(pem), "--server", "[::1]", "--state-dir", "s", "--name", "north", "--max-parallel", "3"]
-    more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json"]
+    more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json", "--worker-retries", "4"]
     assert client.main(["--callable", "client:it", *options, *more]) == 0
     ((got, command),) = started
-    assert got == ClientOptions(got.server, pem.read_bytes(), "north", Path("s"), 3)
+    assert got == ClientOptions(got.server, Tls(pem.read_bytes()), "north", Path("s"), 3, 4)
     assert got.server.text == "[::1]:9091"
     assert command == WorkerCommand("client:it", tmp_path, "DEBUG", "json")
 
@@ -75,7 +76,7 @@ def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "Give --root-certificates .* or --insecure"),
+        ([], "Give --certificates .* or --insecure"),
         (["--insecure", "--root-certificates", "ca.pem"], "contradict one another"),
         (["--root-certificates", "/nowhere/ca.pem"], "Cannot read /nowhere/ca.pem"),
         (["--root-certificates", argparse.__file__], "is not in PEM format|not certificates"),

@@ -21,6 +21,7 @@ def imported(module: str) -> set[str]:
         ("hedgerow.frameworks", {"torch", "sklearn", "xgboost"}),
         ("hedgerow.client.worker", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
+        ("hedgerow.flwr.client, hedgerow.flwr.common", {"grpc", "sqlalchemy", "aiohttp", "torch", "blake3"}),
         ("hedgerow.client.launch", {"sqlalchemy", "aiohttp", "torch", "prometheus_client"}),
     ],
 )

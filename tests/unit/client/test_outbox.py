@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.state_dir import StateDir
-from hedgerow.errors import InvalidArgument
+from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 TASK = "a" * 32
@@ -152,6 +154,109 @@ def test_a_death_before_the_result_was_kept_changes_no_state(state: StateDir) ->
     (state.path / "outbox" / f"{TASK}.state").write_bytes(b"new")
     assert len(Outbox(state)) == 0
     assert state.run_state_path("run00001").read_bytes() == b"old"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@contextlib.contextmanager
+def fails_at(step: int, error: BaseException) -> Iterator[list[str]]:
+    """What changes the disk fails at this step, counted from 0; gives the steps that were begun."""
+    steps: list[str] = []
+
+    def guarded(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            steps.append(name)
+            if len(steps) == step + 1:
+                raise error
+            return change(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mkdir", "write_bytes", "rename", "unlink"):
+            patch.setattr(Path, name, guarded(name, getattr(Path, name)))
+        yield steps
+
+
+FULL = OSError(28, "No space left on device")
+STEPS = 6
+"""So many has an entry with parameters and a state."""
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_wherever_the_disk_fails_another_try_keeps_the_result_and_the_state(state: StateDir, step: int) -> None:
+    state.run_state_path("run00001").write_bytes(b"old")
+    outbox, result, new_state = Outbox(state), file(state, b"tensors"), state.work_path(TASK, "state")
+    new_state.write_bytes(b"new")
+    with fails_at(step, FULL) as steps, contextlib.suppress(OSError):
+        outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    assert len(steps) == step + 1, "one step more fails each time"
+    entry = outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    assert entry.parameters is not None
+    assert entry.parameters.read_bytes() == b"tensors"
+    assert state.run_state_path("run00001").read_bytes() == b"new"
+    assert Outbox(state).get(TASK) == entry
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_wherever_the_client_dies_it_has_the_whole_result_with_its_state_or_neither(state: StateDir, step: int) -> None:
+    state.run_state_path("run00001").write_bytes(b"old")
+    outbox, result, new_state = Outbox(state), file(state, b"tensors"), state.work_path(TASK, "state")
+    new_state.write_bytes(b"new")
+    with fails_at(step, Killed()), pytest.raises(Killed):
+        outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    entry = Outbox(state).get(TASK)
+    kept = state.run_state_path("run00001").read_bytes()
+    if entry is None:
+        assert kept == b"old"
+    else:
+        assert entry.parameters is not None
+        assert (entry.parameters.read_bytes(), kept) == (b"tensors", b"new")
+    assert sorted(path.name for path in (state.path / "outbox").iterdir()) == (
+        [] if entry is None else [TASK, f"{TASK}.parameters"]
+    )
+
+
+@pytest.mark.parametrize("step", range(2))
+@pytest.mark.parametrize("error", [FULL, Killed()])
+def test_until_a_failure_has_taken_its_place_a_refused_result_is_there(state: StateDir, step: int, error: BaseException) -> None:
+    outbox, failure = put(state), records_pb2.Reply(outcome=records_pb2.OUTCOME_INVALID_RESULT)
+    with fails_at(step, error), pytest.raises(type(error)):
+        outbox.put(TASK, "run00001", "fit task", failure, None, None)
+    entry = Outbox(state).get(TASK)
+    assert entry is not None
+    assert entry.reply == REPLY
+    assert entry.parameters is not None
+    assert entry.parameters.read_bytes() == b"tensors"
+
+
+def test_a_result_whose_file_is_gone_is_told_and_not_tried_for_ever(state: StateDir) -> None:
+    with pytest.raises(CorruptData, match="not there any longer"):
+        Outbox(state).put(TASK, "run00001", "fit task", REPLY, state.work_path(TASK, "result"), None)
+
+
+def test_notes_that_do_not_fit_on_the_disk_end_nobody(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = put(state)
+
+    def full(*args: object, **kwargs: object) -> int:
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        for name in ("write_text", "unlink", "replace"):
+            patch.setattr(Path, name, full)
+        outbox.accepted(TASK, "server1")
+        entry = outbox.get(TASK)
+        assert entry is not None
+        assert entry.accepted_by == "server1"
+        outbox.send_again(TASK)
+        entry = outbox.get(TASK)
+        assert entry is not None
+        assert entry.accepted_by == ""
+        outbox.remove(TASK)
+        assert TASK not in outbox
+    assert TASK in Outbox(state), "it is sent once more, which changes nothing"
 
 
 def test_the_runs_state_changes_together_with_the_result(state: StateDir) -> None:

@@ -18,12 +18,14 @@ from hedgerow.logs import JsonFormatter
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({}, "either client or client_fn"),
-        ({"client": hc.Client(), "client_fn": hc.Client}, "either client or client_fn"),
+        ({}, "one of client, client_fn and load_callable_fn"),
+        ({"client": hc.Client(), "client_fn": hc.Client}, "one of client, client_fn and load_callable_fn"),
+        ({"client": hc.Client(), "transport": "pigeon"}, "'pigeon' is none of Flower's"),
+        ({"load_callable_fn": lambda: 3}, r"load_callable_fn\(\) returned the int 3"),
         ({"client": 3}, "must be a Client or NumPyClient object; it is a int"),
         ({"client_fn": 3}, "client_fn must be a function"),
         ({"client_fn": lambda: None}, r"client_fn\(\) returned None"),
-        ({"client": hc.Client(), "insecure": False}, "insecure=False needs root_certificates"),
+        ({"client": hc.Client(), "insecure": False}, "insecure=False needs certificates=.*root_certificates"),
         ({"client": hc.Client(), "insecure": True, "root_certificates": b"x"}, "contradict"),
         ({"client": hc.Client(), "root_certificates": Path("/nowhere.pem")}, r"Cannot read root_certificates /nowhere\.pem"),
     ],

@@ -49,6 +49,12 @@ def test_sample_is_ordered_by_name() -> None:
     assert list(m.all()) == NAMES
 
 
+def test_clients_are_the_available_ones_and_changing_what_was_given_changes_nothing() -> None:
+    m = manager("b", "a")
+    m.clients.clear()
+    assert list(m.clients) == ["a", "b"]
+
+
 def test_client_of_the_same_name_is_refused() -> None:
     m = manager("a")
     assert not m.register(FakeClient("a"))

@@ -123,7 +123,7 @@ class DriverServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeRound(self, request, context):
-        """The round is safe with the driver: clients may drop its results, the server its blobs. Idempotent.
+        """The round is safe with the driver: clients may drop its results, the server its blobs; its open tasks are cancelled. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class DriverStub:
     ResolveBlob: _grpc.UnaryUnaryMultiCallable[_records_pb2.ResolveBlobRequest, _records_pb2.ResolveBlobReply]
     """Ask where to read the parameters of a result."""
     AcknowledgeRound: _grpc.UnaryUnaryMultiCallable[_driver_pb2.AcknowledgeRoundRequest, _driver_pb2.AcknowledgeRoundReply]
-    """The round is safe with the driver: clients may drop its results, the server its blobs. Idempotent."""
+    """The round is safe with the driver: clients may drop its results, the server its blobs; its open tasks are cancelled. Idempotent."""
     EndRun: _grpc.UnaryUnaryMultiCallable[_driver_pb2.EndRunRequest, _driver_pb2.EndRunReply]
     """The run is over; its open tasks are cancelled. Idempotent."""
 
@@ -68,7 +68,7 @@ class DriverAsyncStub(DriverStub):
     ResolveBlob: _aio.UnaryUnaryMultiCallable[_records_pb2.ResolveBlobRequest, _records_pb2.ResolveBlobReply]  # type: ignore[assignment]
     """Ask where to read the parameters of a result."""
     AcknowledgeRound: _aio.UnaryUnaryMultiCallable[_driver_pb2.AcknowledgeRoundRequest, _driver_pb2.AcknowledgeRoundReply]  # type: ignore[assignment]
-    """The round is safe with the driver: clients may drop its results, the server its blobs. Idempotent."""
+    """The round is safe with the driver: clients may drop its results, the server its blobs; its open tasks are cancelled. Idempotent."""
     EndRun: _aio.UnaryUnaryMultiCallable[_driver_pb2.EndRunRequest, _driver_pb2.EndRunReply]  # type: ignore[assignment]
     """The run is over; its open tasks are cancelled. Idempotent."""
 
@@ -127,7 +127,7 @@ class DriverServicer(metaclass=_abc_1.ABCMeta):
         request: _driver_pb2.AcknowledgeRoundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_driver_pb2.AcknowledgeRoundReply, _abc.Awaitable[_driver_pb2.AcknowledgeRoundReply]]:
-        """The round is safe with the driver: clients may drop its results, the server its blobs. Idempotent."""
+        """The round is safe with the driver: clients may drop its results, the server its blobs; its open tasks are cancelled. Idempotent."""
 
     @_abc_1.abstractmethod
     def EndRun(

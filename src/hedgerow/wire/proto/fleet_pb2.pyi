@@ -86,12 +86,14 @@ class Release(_message.Message):
     def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("reason", "come_back_after_s")
+    __slots__ = ("reason", "come_back_after_s", "job_done")
     REASON_FIELD_NUMBER: _ClassVar[int]
     COME_BACK_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    JOB_DONE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     come_back_after_s: float
-    def __init__(self, reason: _Optional[str] = ..., come_back_after_s: _Optional[float] = ...) -> None: ...
+    job_done: bool
+    def __init__(self, reason: _Optional[str] = ..., come_back_after_s: _Optional[float] = ..., job_done: bool = ...) -> None: ...
 
 class CompleteTaskRequest(_message.Message):
     __slots__ = ("task_id", "epoch", "reply")

@@ -26,7 +26,7 @@ from hedgerow.wire.proto import driver_pb2 as hedgerow_dot_wire_dot_proto_dot_dr
 from hedgerow.wire.proto import records_pb2 as hedgerow_dot_wire_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hedgerow/wire/proto/operator.proto\x12\x0bhedgerow.v1\x1a hedgerow/wire/proto/driver.proto\x1a!hedgerow/wire/proto/records.proto\" \n\x0fListRunsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"6\n\rListRunsReply\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.hedgerow.v1.RunSummary\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xac\x01\n\x0bGetRunReply\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.hedgerow.v1.RunSummary\x12)\n\x06rounds\x18\x02 \x03(\x0b\x32\x19.hedgerow.v1.RoundSummary\x12)\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x17.hedgerow.v1.FailedTask\x12\r\n\x05\x62lobs\x18\x04 \x01(\x04\x12\x12\n\nblob_bytes\x18\x05 \x01(\x04\"0\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"E\n\x0cStopRunReply\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.hedgerow.v1.RunSummary\x12\x0f\n\x07stopped\x18\x02 \x01(\x08\"\x12\n\x10ListNodesRequest\"9\n\x0eListNodesReply\x12\'\n\x05nodes\x18\x01 \x03(\x0b\x32\x18.hedgerow.v1.NodeSummary\"\x8b\x02\n\nRunSummary\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x12\n\ncreated_at\x18\x06 \x01(\x01\x12\x15\n\x08\x65nded_at\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tlast_seen\x18\x08 \x01(\x01\x12\x18\n\x10\x64river_connected\x18\t \x01(\x08\x12\r\n\x05round\x18\n \x01(\r\x12&\n\x05tasks\x18\x0b \x01(\x0b\x32\x17.hedgerow.v1.TaskCountsB\x0b\n\t_ended_at\"l\n\nTaskCounts\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x0c\n\x04sent\x18\x02 \x01(\r\x12\x0c\n\x04\x64one\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\r\x12\x11\n\tcancelled\x18\x06 \x01(\r\"S\n\x0cRoundSummary\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12&\n\x05tasks\x18\x03 \x01(\x0b\x32\x17.hedgerow.v1.TaskCounts\"\x80\x01\n\nFailedTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12%\n\x07outcome\x18\x05 \x01(\x0e\x32\x14.hedgerow.v1.Outcome\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x8e\x01\n\x0bNodeSummary\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.hedgerow.v1.NodeState\x12\x11\n\tlast_seen\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x12\n\nopen_tasks\x18\x06 \x01(\r2\x9c\x02\n\x08Operator\x12\x44\n\x08ListRuns\x12\x1c.hedgerow.v1.ListRunsRequest\x1a\x1a.hedgerow.v1.ListRunsReply\x12>\n\x06GetRun\x12\x1a.hedgerow.v1.GetRunRequest\x1a\x18.hedgerow.v1.GetRunReply\x12\x41\n\x07StopRun\x12\x1b.hedgerow.v1.StopRunRequest\x1a\x19.hedgerow.v1.StopRunReply\x12G\n\tListNodes\x12\x1d.hedgerow.v1.ListNodesRequest\x1a\x1b.hedgerow.v1.ListNodesReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hedgerow/wire/proto/operator.proto\x12\x0bhedgerow.v1\x1a hedgerow/wire/proto/driver.proto\x1a!hedgerow/wire/proto/records.proto\" \n\x0fListRunsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"6\n\rListRunsReply\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.hedgerow.v1.RunSummary\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xac\x01\n\x0bGetRunReply\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.hedgerow.v1.RunSummary\x12)\n\x06rounds\x18\x02 \x03(\x0b\x32\x19.hedgerow.v1.RoundSummary\x12)\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x17.hedgerow.v1.FailedTask\x12\r\n\x05\x62lobs\x18\x04 \x01(\x04\x12\x12\n\nblob_bytes\x18\x05 \x01(\x04\"9\n\x12GetManifestRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x66ter_round\x18\x02 \x01(\r\">\n\x10GetManifestReply\x12*\n\x06rounds\x18\x01 \x03(\x0b\x32\x1a.hedgerow.v1.RoundManifest\",\n\rRoundManifest\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04line\x18\x02 \x01(\t\"0\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"E\n\x0cStopRunReply\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.hedgerow.v1.RunSummary\x12\x0f\n\x07stopped\x18\x02 \x01(\x08\"\x12\n\x10ListNodesRequest\"9\n\x0eListNodesReply\x12\'\n\x05nodes\x18\x01 \x03(\x0b\x32\x18.hedgerow.v1.NodeSummary\"\x8b\x02\n\nRunSummary\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x12\n\ncreated_at\x18\x06 \x01(\x01\x12\x15\n\x08\x65nded_at\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tlast_seen\x18\x08 \x01(\x01\x12\x18\n\x10\x64river_connected\x18\t \x01(\x08\x12\r\n\x05round\x18\n \x01(\r\x12&\n\x05tasks\x18\x0b \x01(\x0b\x32\x17.hedgerow.v1.TaskCountsB\x0b\n\t_ended_at\"l\n\nTaskCounts\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x0c\n\x04sent\x18\x02 \x01(\r\x12\x0c\n\x04\x64one\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\r\x12\x11\n\tcancelled\x18\x06 \x01(\r\"S\n\x0cRoundSummary\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12&\n\x05tasks\x18\x03 \x01(\x0b\x32\x17.hedgerow.v1.TaskCounts\"\x80\x01\n\nFailedTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12%\n\x07outcome\x18\x05 \x01(\x0e\x32\x14.hedgerow.v1.Outcome\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x8e\x01\n\x0bNodeSummary\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.hedgerow.v1.NodeState\x12\x11\n\tlast_seen\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x12\n\nopen_tasks\x18\x06 \x01(\r2\xeb\x02\n\x08Operator\x12\x44\n\x08ListRuns\x12\x1c.hedgerow.v1.ListRunsRequest\x1a\x1a.hedgerow.v1.ListRunsReply\x12>\n\x06GetRun\x12\x1a.hedgerow.v1.GetRunRequest\x1a\x18.hedgerow.v1.GetRunReply\x12M\n\x0bGetManifest\x12\x1f.hedgerow.v1.GetManifestRequest\x1a\x1d.hedgerow.v1.GetManifestReply\x12\x41\n\x07StopRun\x12\x1b.hedgerow.v1.StopRunRequest\x1a\x19.hedgerow.v1.StopRunReply\x12G\n\tListNodes\x12\x1d.hedgerow.v1.ListNodesRequest\x1a\x1b.hedgerow.v1.ListNodesReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRUNREQUEST']._serialized_end=241
   _globals['_GETRUNREPLY']._serialized_start=244
   _globals['_GETRUNREPLY']._serialized_end=416
-  _globals['_STOPRUNREQUEST']._serialized_start=418
-  _globals['_STOPRUNREQUEST']._serialized_end=466
-  _globals['_STOPRUNREPLY']._serialized_start=468
-  _globals['_STOPRUNREPLY']._serialized_end=537
-  _globals['_LISTNODESREQUEST']._serialized_start=539
-  _globals['_LISTNODESREQUEST']._serialized_end=557
-  _globals['_LISTNODESREPLY']._serialized_start=559
-  _globals['_LISTNODESREPLY']._serialized_end=616
-  _globals['_RUNSUMMARY']._serialized_start=619
-  _globals['_RUNSUMMARY']._serialized_end=886
-  _globals['_TASKCOUNTS']._serialized_start=888
-  _globals['_TASKCOUNTS']._serialized_end=996
-  _globals['_ROUNDSUMMARY']._serialized_start=998
-  _globals['_ROUNDSUMMARY']._serialized_end=1081
-  _globals['_FAILEDTASK']._serialized_start=1084
-  _globals['_FAILEDTASK']._serialized_end=1212
-  _globals['_NODESUMMARY']._serialized_start=1215
-  _globals['_NODESUMMARY']._serialized_end=1357
-  _globals['_OPERATOR']._serialized_start=1360
-  _globals['_OPERATOR']._serialized_end=1644
+  _globals['_GETMANIFESTREQUEST']._serialized_start=418
+  _globals['_GETMANIFESTREQUEST']._serialized_end=475
+  _globals['_GETMANIFESTREPLY']._serialized_start=477
+  _globals['_GETMANIFESTREPLY']._serialized_end=539
+  _globals['_ROUNDMANIFEST']._serialized_start=541
+  _globals['_ROUNDMANIFEST']._serialized_end=585
+  _globals['_STOPRUNREQUEST']._serialized_start=587
+  _globals['_STOPRUNREQUEST']._serialized_end=635
+  _globals['_STOPRUNREPLY']._serialized_start=637
+  _globals['_STOPRUNREPLY']._serialized_end=706
+  _globals['_LISTNODESREQUEST']._serialized_start=708
+  _globals['_LISTNODESREQUEST']._serialized_end=726
+  _globals['_LISTNODESREPLY']._serialized_start=728
+  _globals['_LISTNODESREPLY']._serialized_end=785
+  _globals['_RUNSUMMARY']._serialized_start=788
+  _globals['_RUNSUMMARY']._serialized_end=1055
+  _globals['_TASKCOUNTS']._serialized_start=1057
+  _globals['_TASKCOUNTS']._serialized_end=1165
+  _globals['_ROUNDSUMMARY']._serialized_start=1167
+  _globals['_ROUNDSUMMARY']._serialized_end=1250
+  _globals['_FAILEDTASK']._serialized_start=1253
+  _globals['_FAILEDTASK']._serialized_end=1381
+  _globals['_NODESUMMARY']._serialized_start=1384
+  _globals['_NODESUMMARY']._serialized_end=1526
+  _globals['_OPERATOR']._serialized_start=1529
+  _globals['_OPERATOR']._serialized_end=1892
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,28 @@ class GetRunReply(_message.Message):
     blob_bytes: int
     def __init__(self, run: _Optional[_Union[RunSummary, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[FailedTask, _Mapping]]] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
+class GetManifestRequest(_message.Message):
+    __slots__ = ("run_id", "after_round")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    after_round: int
+    def __init__(self, run_id: _Optional[str] = ..., after_round: _Optional[int] = ...) -> None: ...
+
+class GetManifestReply(_message.Message):
+    __slots__ = ("rounds",)
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundManifest]
+    def __init__(self, rounds: _Optional[_Iterable[_Union[RoundManifest, _Mapping]]] = ...) -> None: ...
+
+class RoundManifest(_message.Message):
+    __slots__ = ("round", "line")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    line: str
+    def __init__(self, round: _Optional[int] = ..., line: _Optional[str] = ...) -> None: ...
+
 class StopRunRequest(_message.Message):
     __slots__ = ("run_id", "reason")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

@@ -44,6 +44,11 @@ class OperatorStub(object):
                 request_serializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunRequest.SerializeToString,
                 response_deserializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunReply.FromString,
                 _registered_method=True)
+        self.GetManifest = channel.unary_unary(
+                '/hedgerow.v1.Operator/GetManifest',
+                request_serializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestRequest.SerializeToString,
+                response_deserializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestReply.FromString,
+                _registered_method=True)
         self.StopRun = channel.unary_unary(
                 '/hedgerow.v1.Operator/StopRun',
                 request_serializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.StopRunRequest.SerializeToString,
@@ -68,6 +73,13 @@ class OperatorServicer(object):
 
     def GetRun(self, request, context):
         """One run in detail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetManifest(self, request, context):
+        """What came of each node in a run's rounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +111,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.GetRun,
                     request_deserializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunRequest.FromString,
                     response_serializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunReply.SerializeToString,
+            ),
+            'GetManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetManifest,
+                    request_deserializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestRequest.FromString,
+                    response_serializer=hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestReply.SerializeToString,
             ),
             'StopRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StopRun,
@@ -165,6 +182,33 @@ class Operator(object):
             '/hedgerow.v1.Operator/GetRun',
             hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunRequest.SerializeToString,
             hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetRunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hedgerow.v1.Operator/GetManifest',
+            hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestRequest.SerializeToString,
+            hedgerow_dot_wire_dot_proto_dot_operator__pb2.GetManifestReply.FromString,
             options,
             channel_credentials,
             insecure,

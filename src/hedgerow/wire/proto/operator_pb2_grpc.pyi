@@ -38,6 +38,8 @@ class OperatorStub:
     """The newest runs."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRunRequest, _operator_pb2.GetRunReply]
     """One run in detail."""
+    GetManifest: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetManifestRequest, _operator_pb2.GetManifestReply]
+    """What came of each node in a run's rounds."""
     StopRun: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StopRunRequest, _operator_pb2.StopRunReply]
     """End a run as STOPPED. Doing it twice is the same as doing it once."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListNodesRequest, _operator_pb2.ListNodesReply]
@@ -50,6 +52,8 @@ class OperatorAsyncStub(OperatorStub):
     """The newest runs."""
     GetRun: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRunRequest, _operator_pb2.GetRunReply]  # type: ignore[assignment]
     """One run in detail."""
+    GetManifest: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetManifestRequest, _operator_pb2.GetManifestReply]  # type: ignore[assignment]
+    """What came of each node in a run's rounds."""
     StopRun: _aio.UnaryUnaryMultiCallable[_operator_pb2.StopRunRequest, _operator_pb2.StopRunReply]  # type: ignore[assignment]
     """End a run as STOPPED. Doing it twice is the same as doing it once."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListNodesRequest, _operator_pb2.ListNodesReply]  # type: ignore[assignment]
@@ -71,6 +75,14 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.GetRunReply, _abc.Awaitable[_operator_pb2.GetRunReply]]:
         """One run in detail."""
+
+    @_abc_1.abstractmethod
+    def GetManifest(
+        self,
+        request: _operator_pb2.GetManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.GetManifestReply, _abc.Awaitable[_operator_pb2.GetManifestReply]]:
+        """What came of each node in a run's rounds."""
 
     @_abc_1.abstractmethod
     def StopRun(

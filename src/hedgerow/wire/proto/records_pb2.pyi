@@ -25,6 +25,7 @@ class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NODE_STATE_ONLINE: _ClassVar[NodeState]
     NODE_STATE_AWAY: _ClassVar[NodeState]
     NODE_STATE_LOST: _ClassVar[NodeState]
+    NODE_STATE_LEFT: _ClassVar[NodeState]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_OK: Outcome
 OUTCOME_NOT_IMPLEMENTED: Outcome
@@ -38,6 +39,7 @@ NODE_STATE_UNSPECIFIED: NodeState
 NODE_STATE_ONLINE: NodeState
 NODE_STATE_AWAY: NodeState
 NODE_STATE_LOST: NodeState
+NODE_STATE_LEFT: NodeState
 
 class Scalar(_message.Message):
     __slots__ = ("float64", "int64", "boolean", "text", "raw")
