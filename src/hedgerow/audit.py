@@ -99,7 +99,7 @@ def read_audit(path: Path) -> Iterator[dict[str, object]]:
             for line in lines:
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(entry, dict):
                     yield entry

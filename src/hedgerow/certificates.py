@@ -103,8 +103,8 @@ def read_certificate(data: bytes) -> PeerCertificate:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
-    except ValueError as error:
-        raise Unauthenticated(f"What should be a certificate is none: {error}.") from None
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise Unauthenticated(f"What should be a certificate is none: {str(error)[:200]}.") from None
     ours = [uri for uri in uris if uri.startswith(f"{SCHEME}:")]
     if len(ours) != 1:
         raise Unauthenticated(

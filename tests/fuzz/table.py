@@ -12,6 +12,7 @@ UNIT = {
     "options": "options:PARSER",
     "loader": "callables:PARSER",
     "blob_answers": "blob_answers:PARSER",
+    "credentials": "credentials:PARSER",
 }
 """Those that need neither network nor many files."""
 INTEGRATION = {

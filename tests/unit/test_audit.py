@@ -97,3 +97,9 @@ def test_questions_choose_by_every_field_and_by_time(tmp_path: Path, capsys: pyt
     assert hedgerow.main(["audit", "--state-dir", str(tmp_path), "--task", "task0003"]) == 0
     assert "hedgerow://client/b" in capsys.readouterr().out
     assert hedgerow.main(["audit", "--state-dir", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[1]", b"5", b"\xff\xfe", b"[" * 100_000])
+def test_a_line_that_is_no_entry_is_passed_over(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / AUDIT_FILE).write_bytes(line + b'\n{"who": "a"}\n')
+    assert list(read_audit(tmp_path / AUDIT_FILE)) == [{"who": "a"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,6 @@ def test_uri_of_any_other_form_names_nobody(uri: str) -> None:
 
 
 def test_certificate_names_its_holder_in_both_encodings(folders: dict[str, Path]) -> None:
-    import ssl
 
     pem = (folders["site"] / "cert.pem").read_bytes()
     found = read_certificate(pem)
@@ -152,3 +152,18 @@ def test_pem_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
 def test_root_certificates_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="not certificates"):
         https_client(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        (b"\x55\x1d\x0f", b"\x55\x1d\x11"),  # an extension that is there twice
+        (b"\x86\x16hedgerow:", b"\xa3\x16hedgerow:"),  # a name of a kind that nobody uses
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # a version that there is not
+    ],
+)
+def test_certificate_of_an_odd_kind_is_refused(folders: dict[str, Path], there: bytes, instead: bytes) -> None:
+    data = ssl.PEM_cert_to_DER_cert((folders["site"] / "cert.pem").read_text())
+    assert there in data
+    with pytest.raises(Unauthenticated, match="is none"):
+        read_certificate(data.replace(there, instead))

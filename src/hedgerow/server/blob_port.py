@@ -59,7 +59,7 @@ class _HttpLog(logging.LoggerAdapter[logging.Logger]):
     """What aiohttp logs. A stranger who sends what is no HTTP, or hangs up early, must not fill the log with tracebacks."""
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
-        if isinstance(exc_info, HttpProcessingError | ConnectionError):
+        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             self.debug("No HTTP request: %s: %.200s", type(exc_info).__name__, exc_info)
         else:
             super().exception(msg, *args, exc_info=exc_info, **kwargs)
