@@ -18,6 +18,7 @@ from hedgerow.client.jobs import Rules
 from hedgerow.client.link import Link
 from hedgerow.client.policy import Policy
 from hedgerow.client.state_dir import StateDir
+from hedgerow.errors import NotFound
 from hedgerow.records import Blob, Instruction, Outcome, Reply, Task, TaskResult
 from hedgerow.security import Role
 from hedgerow.waits import wait
@@ -57,12 +58,13 @@ class Guarded:
 
     def __init__(self, federation: Federation, folder: Path, policy: Policy) -> None:
         self.federation = federation
-        self.workers: Any = Workers()
+        self.workers = Workers()
+        pool: Any = self.workers
         own = federation.peer("hospital-a", Role.CLIENT).own
         assert own is not None
         self.state = StateDir.open(folder)
         tls = Tls(read_pem(federation.ca), own)
-        self.link = Link(federation.service.fleet_address, tls, "hospital-a", self.state, self.workers, Rules(policy))
+        self.link = Link(federation.service.fleet_address, tls, "hospital-a", self.state, pool, Rules(policy))
 
     async def ask(self, driver: Peer, name: str, kind: str, *others: str, blob: Blob | None = None, round: int = 1) -> TaskResult:
         """Let a driver give the client a task, and other nodes the same; what it reads of the client's result."""
@@ -110,6 +112,7 @@ async def test_only_the_drivers_of_the_policy_are_worked_for(
 
     async def download(connection: Connection, blob: Blob, *_: object) -> None:
         fetched.append(blob)
+        raise NotFound("This server has none.")
 
     monkeypatch.setattr(Connection, "download", download)
     eve = attacked.peer("eve", Role.DRIVER)
@@ -121,7 +124,7 @@ async def test_only_the_drivers_of_the_policy_are_worked_for(
             Outcome.REFUSED,
             "The site's policy allows no tasks of the driver 'eve'.",
         )
-        assert site.workers.heard == fetched == [], "neither parameters nor site's code were touched"
+        assert (site.workers.heard, fetched) == ([], []), "neither parameters nor site's code were touched"
         assert site.audit() == [("hedgerow://driver/eve", "refused", 1)]
 
 
