@@ -347,7 +347,7 @@ class Origin:
 
     Attributes:
         driver: Who opened the run: the name in its certificate, or ``driver/<id>`` where the server asks for none.
-        sites: How many different nodes take part: those whose task of the same run, round and kind waits, is sent or is done.
+        sites: To how many different nodes tasks of the same run, round and kind have been given, this one included.
     """
 
     driver: str = ""

@@ -109,9 +109,19 @@ tasks = Table(
     Column("ended_at", Double),
     Index("tasks_by_node", "node_id", "state"),
     Index("tasks_by_run", "run_id", "state"),
-    Index("tasks_by_phase", "run_id", "round", "kind"),
+    Index("tasks_by_phase", "run_id", "round", "kind", "node_id"),
     Index("tasks_by_state", "state", "sent_at"),
     sqlite_autoincrement=True,
+)
+
+# To how many nodes that were not lost the driver has given tasks of one kind in one round.
+phases = Table(
+    "phases",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("kind", String(64), primary_key=True),
+    Column("sites", BigInteger, nullable=False),
 )
 
 results = Table(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound
-from hedgerow.records import Blob, NodeState, Origin, Outcome, Reply, RunState, Task, TaskResult
+from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
-from hedgerow.store import references, schema
-from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Phase, Pushed, phase_of
+from hedgerow.store import phases, references, schema
+from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Pushed
 from hedgerow.store.runs import mark_running, open_run, own_run
 from hedgerow.store.schema import Row
 from hedgerow.task_states import OPEN, Event, TaskState, after, event_of
@@ -26,7 +26,6 @@ IDS_A_STATEMENT = 5_000
 NEVER = float("-inf")
 _TASKS, _NODES, _RESULTS = schema.tasks.c, schema.nodes.c, schema.results.c
 _OPEN = sorted(state.value for state in OPEN)
-_TAKING_PART = [*_OPEN, TaskState.DONE.value]
 
 # Statements that run for every task are built once.
 _ADD_TASKS, _ADD_RESULTS = insert(schema.tasks), insert(schema.results)
@@ -56,15 +55,6 @@ _ONE = (
 _NODES_BY_IDS = select(_NODES.node_id, _NODES.state, _NODES.epoch).where(_NODES.node_id.in_(bindparam("ids", expanding=True)))
 _OPEN_OF_NODE = (
     select(schema.tasks).where(_TASKS.node_id == bindparam("node_id"), _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
-)
-_SITES = (
-    select(func.count(_TASKS.node_id.distinct()))
-    .join(schema.nodes, _NODES.node_id == _TASKS.node_id)  # a node that never was here takes no part
-    .where(_TASKS.run_id == bindparam("run_id"), _TASKS.round == bindparam("round"), _TASKS.kind == bindparam("kind"))
-    .where(_TASKS.state.in_(_TAKING_PART))
-)
-_ORIGIN = select(schema.runs.c.owner_id, schema.runs.c.certificate, _SITES.scalar_subquery().label("sites")).where(
-    schema.runs.c.run_id == bindparam("run_id")
 )
 _RESULTS_AFTER = (
     select(schema.results)
@@ -208,17 +198,6 @@ def notices(connection: Connection, rows: Sequence[Row]) -> list[Notice]:
     return [(row.node_id, epochs[row.node_id], row.task_id) for row in sent if row.node_id in epochs]
 
 
-def origins(connection: Connection, new: Iterable[Task]) -> dict[Phase, Origin]:
-    """The origin of tasks that are about to be sent, by phase, as things stand now."""
-    found: dict[Phase, Origin] = {}
-    for task in new:
-        phase = phase_of(task)
-        if phase not in found:
-            row = connection.execute(_ORIGIN, {"run_id": task.run_id, "round": task.round, "kind": phase[2]}).one()
-            found[phase] = Origin(row.certificate or f"driver/{row.owner_id}", row.sites)
-    return found
-
-
 def _nodes_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
     return {row.node_id: row for some in portions(ids) for row in connection.execute(_NODES_BY_IDS, {"ids": some})}
 
@@ -234,23 +213,28 @@ def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence
     _take_blobs(connection, references.owner(who), run_id, fresh)
     mark_running(connection, run)
     known_nodes = _nodes_by_id(connection, (task.node_id for task in new))
-    values, unreachable = [], []
-    assign = _wanted_again(connection, known.values(), known_nodes, push)
+    values, counted, assign, unreachable = [], [], [], []
+    again = _wanted_again(connection, known.values(), known_nodes, push)
     for task in fresh:
         node = known_nodes.get(task.node_id)
         state = TaskState.QUEUED
         if node is None or node.state == NodeState.LOST:
             if not push.settling:
                 unreachable.append(task.task_id)
-        elif node.state == NodeState.ONLINE:
-            state = after(state, Event.SENT)
-            assign.append(Assignment(task.node_id, node.epoch, task))
+        else:
+            counted.append(task)
+            if node.state == NodeState.ONLINE:
+                state = after(state, Event.SENT)
+                assign.append(Assignment(task.node_id, node.epoch, task))
         values.append(_task_values(task, state, push.now))
+    origins = phases.count(connection, run, counted)
     if values:
         connection.execute(_ADD_TASKS, values)
     gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
     finish(connection, rows_by_id(connection, unreachable), gone, push.now)
-    return Pushed(len(fresh), assign, bool(unreachable), origins(connection, (one.task for one in assign)))
+    if again:
+        origins |= phases.origins(connection, (one.task for one in again))
+    return Pushed(len(fresh), again + assign, bool(unreachable), origins)
 
 
 def _task_values(task: Task, state: TaskState, now: float) -> dict[str, object]:

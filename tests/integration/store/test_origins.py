@@ -9,7 +9,7 @@ from hedgerow.records import Origin, Outcome, Reply, Task
 from hedgerow.security import Identity
 from hedgerow.store.changes import Pushed, SessionOpened, phase_of
 from hedgerow.store.store import Store
-from tests.integration.store.conftest import RUN, client, done, driver, fit
+from tests.integration.store.conftest import RUN, HeldClock, client, driver, fit
 
 A, B, C, D = (client(number) for number in range(1, 5))
 ANN = replace(driver(), certificate="hedgerow://driver/ann")
@@ -58,22 +58,33 @@ async def test_rounds_kinds_and_runs_are_counted_apart(store: Store) -> None:
     assert sites(pushed) == [1]
 
 
-async def test_a_node_that_nobody_knows_does_not_count(store: Store) -> None:
+async def test_a_node_that_nobody_knows_or_that_is_lost_does_not_count(store: Store, clock: HeldClock) -> None:
+    await start(store, A, B)
+    await store.close_session(B.id, 1)
+    clock.advance(10)
+    assert [node.node_id for node in (await store.lose_nodes(clock.now(), clock.now())).nodes] == [B.id]
+    assert await push(store, fit(B), fit(A)) == [1]
+    await store.open_session(B, "hospital_1", [], [])
+    assert await push(store, fit(B, sequence=1)) == [1], "a node that was lost first counts no more in this phase"
+
+
+async def test_invented_nodes_do_not_count(store: Store) -> None:
     await start(store, A)
     assert await push(store, fit(A), *(fit(client(number)) for number in range(100, 110))) == [1]
 
 
-async def test_who_has_failed_or_need_not_answer_does_not_count_and_who_is_done_does(store: Store) -> None:
+async def test_whatever_became_of_its_task_a_node_counts_and_what_is_sent_again_has_the_newest_number(
+    store: Store,
+) -> None:
     await start(store, A, B, C, D)
-    tasks = [fit(node) for node in (A, B, C)]
-    assert await push(store, *tasks) == [3, 3, 3]
-    await store.complete_task(A.id, 1, tasks[0].task_id, done())
-    await store.complete_task(B.id, 1, tasks[1].task_id, Reply(Outcome.REFUSED, "The site's policy"))
-    assert await push(store, fit(D)) == [3], "A, C and D"
-    await store.cancel_tasks(ANN, RUN, [tasks[2].task_id], "not needed")
-    opened = await store.open_session(D, "hospital_3", [], [])
-    assert sites(opened) == [2], "sent again: A and D"
-    assert opened.origins[RUN, 1, "fit"].driver == "hedgerow://driver/ann"
+    tasks = [fit(node) for node in (A, B)]
+    assert await push(store, *tasks) == [2, 2]
+    await store.complete_task(A.id, 1, tasks[0].task_id, Reply(Outcome.REFUSED, "The site's policy"))
+    await store.cancel_tasks(ANN, RUN, [tasks[1].task_id], "not needed")
+    assert await push(store, fit(C)) == [3]
+    assert await push(store, fit(D), fit(A, sequence=1)) == [4, 4]
+    opened = await store.open_session(C, "hospital_2", [], [])
+    assert opened.origins == {(RUN, 1, "fit"): Origin("hedgerow://driver/ann", 4)}
 
 
 async def test_who_is_away_counts_and_is_told_later_how_many_there_are(store: Store) -> None:
