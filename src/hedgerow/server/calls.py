@@ -43,6 +43,7 @@ def call(
         @functools.wraps(method)
         async def handler(self: S, request: Any, context: Context) -> Any:
             by, outcome = context.peer(), "cancelled"
+            self.admission.begun[type(self).__name__, method.__name__] += 1
             try:
                 with self.admission.call(context, role) as who:
                     by = who.certificate or f"{who.role}/{who.id}"
