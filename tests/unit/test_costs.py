@@ -25,7 +25,7 @@ def test_one_more_of_anything_is_growth(name: str) -> None:
     assert "tests/acceptance/costs.py" in sentence
 
 
-@pytest.mark.parametrize("name", ["calls: Driver Anything", "copies: blob hashed here (driver)", "memory: MB more of the server"])
+@pytest.mark.parametrize("name", ["calls: Driver Anything", "copies: blob hashed here (driver)", "memory: MB more of the link"])
 def test_what_is_not_in_the_table_must_not_happen(name: str) -> None:
     assert len(grown(JOB, {name: 10.0}, EXPECTED[JOB])) == 1
 
