@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 3
+VERSION = 4
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -81,6 +81,7 @@ runs = Table(
     Column("seed", String(20), nullable=False),  # 64 bits without a sign: more than the database's integers hold
     Column("owner_id", String(64), nullable=False),
     Column("secret_hash", String(64), nullable=False),
+    Column("certificate", Text, nullable=False, default=""),  # of the driver that opened it; "": it showed none
     Column("state", String(16), nullable=False, index=True),
     Column("message", Text, nullable=False, default=""),
     Column("created_at", Double, nullable=False, index=True),
@@ -88,6 +89,8 @@ runs = Table(
     Column("last_seen", Double, nullable=False),
     Column("watched", Boolean, nullable=False),
     Column("acknowledged_round", BigInteger, nullable=False, default=-1),  # this one and all before it; -1: none
+    Column("held_blobs", BigInteger, nullable=False, default=0),  # its rows in ``uploads``
+    Column("held_bytes", BigInteger, nullable=False, default=0),  # the sum of their sizes
 )
 
 tasks = Table(
@@ -106,7 +109,7 @@ tasks = Table(
     Column("created_at", Double, nullable=False),
     Column("sent_at", Double),
     Column("ended_at", Double),
-    Index("tasks_by_node", "node_id", "state"),
+    Index("tasks_by_node", "node_id", "state", "run_id"),
     Index("tasks_by_run", "run_id", "state"),
     Index("tasks_by_state", "state", "sent_at"),
     sqlite_autoincrement=True,
