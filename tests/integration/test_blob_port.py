@@ -552,7 +552,8 @@ def test_sender_that_drips_is_let_go_and_its_bytes_are_kept(tmp_path: Path, expe
                 sent += 1
         assert b" 503 " in answer
         assert b"65,536 bytes" in answer
-        assert server.request("HEAD", url).headers[OFFSET_HEADER] == str(sent)
+        kept = int(server.request("HEAD", url).headers[OFFSET_HEADER])
+        assert 0 < kept <= sent, "what came before the limit"
     finally:
         server.port.stop()
 
