@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 4
+VERSION = 5
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -89,6 +89,8 @@ runs = Table(
     Column("last_seen", Double, nullable=False),
     Column("watched", Boolean, nullable=False),
     Column("acknowledged_round", BigInteger, nullable=False, default=-1),  # this one and all before it; -1: none
+    Column("held_blobs", BigInteger, nullable=False, default=0),  # its rows in ``uploads``
+    Column("held_bytes", BigInteger, nullable=False, default=0),  # the sum of their sizes
 )
 
 tasks = Table(
@@ -107,7 +109,7 @@ tasks = Table(
     Column("created_at", Double, nullable=False),
     Column("sent_at", Double),
     Column("ended_at", Double),
-    Index("tasks_by_node", "node_id", "state"),
+    Index("tasks_by_node", "node_id", "state", "run_id"),
     Index("tasks_by_run", "run_id", "state"),
     Index("tasks_by_phase", "run_id", "round", "kind", "node_id"),
     Index("tasks_by_state", "state", "sent_at"),
