@@ -29,6 +29,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.copies import copied
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2, worker_pb2
@@ -170,7 +171,7 @@ class Outbox:
             here, target = moves[0]
             entry = replace(entry, parameters=target, size=here.stat().st_size)
         hidden = self._folder / f".{path.name}"
-        hidden.write_bytes(_sealed(entry))  # what needs space comes first
+        copied("result to the outbox", hidden.write_bytes(_sealed(entry)))  # what needs space comes first
         for here, target in moves:
             if here != target:
                 here.rename(target)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hedgerow.copies import copied
 from hedgerow.driver.durable import (
     check_file,
     hidden_name,
@@ -97,6 +98,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         for name, values in zip(_FILES, (checkpoint.parameters, encoder.tensors), strict=True):
             size, digest = write_new(hidden / f"{name}.safetensors", tensors.chunks(values))
             content["files"][name] = {"size": size, "sha256": digest}
+            copied("parameters to a checkpoint", size)
         write_new(hidden / "state.json", [seal(content)])
         sync_folder(hidden)
         rename(hidden, path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hedgerow.certificates import Tls
+from hedgerow.copies import copied
 from hedgerow.driver.connection import Connection
 from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import Blob, DataPlane, Parameters, Payload
@@ -134,10 +135,12 @@ class Payloads:
         assert self._plane is not None, "the run is open"
         size = tensors.nbytes(parameters)
         if size < self._plane.inline_max_bytes:
+            copied("parameters to a message", size)
             return tensors.dumps(parameters)
         path = self._new_path()
         with path.open("xb") as file:
             tensors.write(parameters, file)
+        copied("parameters to a file", size)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:
             blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload", threading.Event())

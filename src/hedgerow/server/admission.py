@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,9 @@ class Admission:
         revocations: Which of these are not good any longer.
         clock: Tells when one is out of date.
         audit: Where calls are noted.
+
+    Attributes:
+        begun: How many calls have begun, by API and method.
     """
 
     def __init__(self, mutual: bool, revocations: Revocations, clock: Clock, audit: AuditLog) -> None:
@@ -61,6 +65,7 @@ class Admission:
         self._clock = clock
         self._open: set[_OpenCall] = set()
         self._first_not_after = float("inf")
+        self.begun: Counter[tuple[str, str]] = Counter()
         revocations.subscribe(asyncio.get_running_loop(), self.end_refused)
 
     @contextlib.contextmanager

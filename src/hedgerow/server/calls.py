@@ -53,6 +53,7 @@ def call(
         async def handler(self: S, request: Any, context: Context) -> Any:
             by, outcome, about = context.peer(), "cancelled", dict[str, str]()
             _ABOUT.set(about)
+            self.admission.begun[type(self).__name__, method.__name__] += 1
             try:
                 with self.admission.call(context, role) as who:
                     by = who.certificate or f"{who.role}/{who.id}"
