@@ -30,6 +30,8 @@ from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
 log = logging.getLogger(__name__)
 
 HELLO = Limit("hello_s", 10.0)
+IN_VAIN = Limit("opened_in_vain_s", None)
+"""The store answers or fails within a limit of its own."""
 SILENT_BEATS = 3
 MAX_NAME_CHARS = 128
 
@@ -105,8 +107,15 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 await self._store.check_node(who)
         # Registered before the store opens it: what is pushed from now on must reach this session.
         self._sessions.add(session)
-        opened = await self._store.open_session(who, hello.name, list(hello.running), list(hello.finished))
-        session.epoch, session.name = opened.epoch, hello.name
+        session.name = hello.name
+        opening = asyncio.ensure_future(self._store.open_session(who, hello.name, list(hello.running), list(hello.finished)))
+        try:
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The client has given up; the store may open the session all the same, and must hear that it is over.
+            self._background.spawn(self._opened_in_vain(session, opening), f"the session of node {session.name}, opened in vain")
+            raise
+        session.epoch = opened.epoch
         session.beat_interval_s = self._sessions.beat_interval_s()
         log.info("Node %s connected (id %s, epoch %d)", hello.name, who.id, opened.epoch, extra={"action": "node_connected"})
         self._bells.ring("nodes")
@@ -175,6 +184,14 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             log.warning("The session of node %s ends: %s", session.name, error)
         finally:
             session.end()
+
+    async def _opened_in_vain(self, session: NodeSession, opening: asyncio.Future[SessionOpened]) -> None:
+        try:
+            session.epoch = (await wait(opening, IN_VAIN, "the store to open a session that is not wanted any longer")).epoch
+        except HedgerowError as error:
+            log.debug("The session of node %s was not opened: %s", session.name, error)
+        else:
+            await self._closed(session)
 
     async def _closed(self, session: NodeSession) -> None:
         await until_stored(lambda: self._store.close_session(session.who.id, session.epoch), f"node {session.name} disconnected")
