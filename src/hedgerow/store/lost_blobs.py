@@ -29,6 +29,9 @@ class Bytes(int, Enum):
     GONE = 2
 
 
+_AWAITED = select(_BLOBS.digest).where(_BLOBS.bytes == Bytes.AWAITED.value)
+
+
 def blob_files(connection: Connection) -> dict[str, int]:
     """See :meth:`hedgerow.store.store.Store.blob_files`."""
     rows = connection.execute(select(_BLOBS.file, _BLOBS.size).where(_BLOBS.bytes == Bytes.HERE.value))
@@ -51,7 +54,7 @@ def ask_again(connection: Connection, node_id: str, finished: Collection[str]) -
 
     Their instructions are empty: the node answers from its outbox. What it does not have is gone.
     """
-    awaited = set(connection.execute(select(_BLOBS.digest).where(_BLOBS.bytes == Bytes.AWAITED.value)).scalars())
+    awaited = set(connection.execute(_AWAITED).scalars())
     if not awaited:
         return []
     ask: list[Task] = []
