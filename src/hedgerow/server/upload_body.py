@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from hedgerow.errors import WaitTimeout
 from hedgerow.waits import Limit, wait
 
 _BUFFER_BYTES = 1024 * 1024
@@ -67,7 +68,11 @@ class UploadBody(asyncio.BufferedProtocol):
             self._given = None
         while not self._full and self._left and self.lost is None:
             self._changed.clear()
-            await wait(self._changed.wait(), stalled, what)
+            try:
+                await wait(self._changed.wait(), stalled, what)
+            except WaitTimeout:
+                if not self._changed.is_set():  # else bytes came at the very end
+                    raise
         if self._full:
             self._given = self._full.popleft()
         return self._given
