@@ -90,7 +90,7 @@ class PeerCertificate:
 
 @functools.cache
 def parsing_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What parsers of certificates, keys and lists of revoked ones raise for bytes that are none, or of an odd kind; and others."""
+    """What parsers of certificates, keys and lists of revoked ones raise for odd bytes, and others."""
     from cryptography import exceptions, x509  # here, because workers and insecure peers need not load it
 
     odd = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, exceptions.UnsupportedAlgorithm)
