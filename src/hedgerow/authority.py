@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hedgerow.certificates import Certificates, Subject, check_name
+from hedgerow.certificates import Certificates, Subject, check_name, parsing_errors
 from hedgerow.errors import AlreadyExists, ConfigError, InvalidArgument, NotFound
 from hedgerow.security import Role
 
@@ -81,7 +81,7 @@ class Authority:
             key = serialization.load_pem_private_key((self._own / "ca.key").read_bytes(), None)
         except FileNotFoundError:
             raise ConfigError(f"There is no authority in {folder}. Make one: hedgerow provision init --dir {folder}") from None
-        except (OSError, ValueError, TypeError) as error:
+        except parsing_errors(OSError) as error:
             raise ConfigError(f"The authority in {self._own} cannot be used: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{self._own / 'ca.key'} is no ECDSA key. Restore the folder from a copy.")
@@ -175,7 +175,7 @@ class Authority:
                 key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
             except FileNotFoundError:
                 raise NotFound(f"There is no key in {folder}. Put the folder back, or revoke {name} and make it anew.") from None
-            except (OSError, ValueError, TypeError) as error:
+            except parsing_errors(OSError) as error:
                 raise ConfigError(f"The key in {folder} cannot be used: {error}") from None
             public = key.public_key()
             if not isinstance(public, ec.EllipticCurvePublicKey):
@@ -223,16 +223,15 @@ class Authority:
     def _issued(self) -> list[Issued]:
         path = self._own / "issued.jsonl"
         try:
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            return [Issued(**(line | {"hosts": tuple(line["hosts"])})) for line in lines]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return [_read_issued(line) for line in path.read_text().splitlines()]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError) as error:
             raise ConfigError(f"{path} cannot be read ({error}). Restore it from a copy.") from None
 
     def _revoked(self) -> dict[int, dt.datetime]:
         path = self._own / "revoked.pem"
         try:
             return {entry.serial_number: entry.revocation_date_utc for entry in x509.load_pem_x509_crl(path.read_bytes())}
-        except (OSError, ValueError) as error:
+        except parsing_errors(OSError) as error:
             raise ConfigError(f"{path} cannot be read ({error}). Restore it from a copy.") from None
 
     def _sign(self, subject: Subject, hosts: Sequence[str], public: ec.EllipticCurvePublicKey, days: int) -> x509.Certificate:
@@ -268,6 +267,17 @@ class Authority:
                 yield
         except filelock.Timeout:
             raise ConfigError(f"Another `hedgerow provision` works in {self.folder}. Wait for its end.") from None
+
+
+def _read_issued(line: str) -> Issued:
+    """A line of the file. Whatever it raises, the line is damaged."""
+    fields = json.loads(line)
+    issued = Issued(**(fields | {"hosts": tuple(_check_host(str(host)) for host in fields["hosts"])}))
+    check_name(issued.name)
+    Role(issued.role)
+    int(issued.serial, 16)
+    dt.datetime.fromtimestamp(issued.not_after, dt.UTC)
+    return issued
 
 
 def _alternative_names(subject: Subject, hosts: Sequence[str]) -> list[x509.GeneralName]:

@@ -36,7 +36,10 @@ class BlobResponse(web.FileResponse):
         try:
             writer = await super().prepare(request)
             count = self.content_length or 0
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # asyncio has no class of its own for a connection that has begun to close when the file is to be sent.
+            if isinstance(error, RuntimeError) and request.transport is not None and not request.transport.is_closing():
+                raise
             log.debug("The reader of %s is gone: %s", self._blob_path, error, extra={"action": "download_cut"})
             raise ConnectionResetError("The reader is gone.") from error
         finally:

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from hedgerow.errors import WaitTimeout
 from hedgerow.server.pace import Pace
 from hedgerow.waits import wait
 
@@ -70,8 +71,12 @@ class UploadBody(asyncio.BufferedProtocol):
             self._given = None
         while not self._full and self._left and self.lost is None:
             self._changed.clear()
-            with self._pace.waiting() as limit:
-                await wait(self._changed.wait(), limit, self._pace.what)
+            try:
+                with self._pace.waiting() as limit:
+                    await wait(self._changed.wait(), limit, self._pace.what)
+            except WaitTimeout:
+                if not self._changed.is_set():  # else bytes came at the very end
+                    raise
         if self._full:
             self._given = self._full.popleft()
         return self._given
