@@ -13,6 +13,9 @@ from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
 
+MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
+"""The name that gRPC has for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
@@ -43,7 +46,8 @@ class ServerOptions:
         stop_s: How long a stopping server waits for calls in flight.
         handshake_s: A connection that has not finished its handshake (and on the blob port sent a request) by then is dropped.
         max_handshakes: So many connections may be at that at once on the blob port; one more costs the oldest its place.
-        max_connections: So many connections may be open on each of the gRPC ports; more are closed at once.
+        max_connections: So many connections may be open on each of the gRPC ports, and no more than open files allow; more are
+            closed at once.
         inline_max_bytes: Parameters below this size ride inside messages.
         max_blob_bytes: An upload that is announced with more is refused.
 
@@ -129,7 +133,7 @@ class ServerOptions:
         return [
             *SERVER_OPTIONS,
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
-            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            (MAX_CONNECTIONS, self.max_connections),
         ]
 
     def data_plane(self, blob_port: int) -> DataPlane:
