@@ -13,6 +13,8 @@ from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
 
+TLS_FRAME_BYTES = 4096
+"""gRPC keeps a buffer of this size for each connection, 16 KiB by default; its messages are small."""
 MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
 """The name that gRPC has for it."""
 
@@ -133,6 +135,7 @@ class ServerOptions:
         return [
             *SERVER_OPTIONS,
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
+            ("grpc.tsi.max_frame_size", TLS_FRAME_BYTES),
             (MAX_CONNECTIONS, self.max_connections),
         ]
 
