@@ -1,7 +1,8 @@
-"""How many queue cycles the store does in a second: a task is pushed, completed, and its result read.
+"""How many queue cycles the store does in a second, against the number of clients: a task is pushed, completed, its result read.
 
-``python benchmarks/store_cycles.py [--folder FOLDER]``; the database is made in FOLDER (default: the temporary directory) on
-whatever disk that is on, every commit with an fsync.
+``python -m benchmarks.store_cycles [--clients 1 10 100 1000] [--folder FOLDER]``; the database is made in FOLDER (default: the
+temporary directory) on whatever disk that is on, every commit with an fsync. The limit is how often a block can be appended to
+a file there and brought to the disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.figures import OURS, Figure, Plot, Report
+from benchmarks.harness import new_report, parser, write_and_sync_s
 from hedgerow.clock import SystemClock
 from hedgerow.records import Instruction, Outcome, Reply, Task
 from hedgerow.sampling import task_id
@@ -47,34 +50,49 @@ async def batch(store: Store, driver: Identity, node: Identity, count: int) -> f
     return count / (time.perf_counter() - started)
 
 
-async def measure(store: Store) -> None:
-    """Print a line for each way."""
+async def measure(store: Store, report: Report, options: argparse.Namespace) -> None:
+    """Measure each number of clients, and a batch."""
     driver = Identity.fresh(Role.DRIVER)
-    nodes = [Identity.fresh(Role.CLIENT) for _ in range(50)]
+    nodes = [Identity.fresh(Role.CLIENT) for _ in range(max(options.clients))]
     await store.create_run(driver, RUN, "benchmark", 1)
     for number, node in enumerate(nodes):
         await store.open_session(node, f"node{number}", [], [])
     await cycles(store, driver, nodes[:1], 50, 0)  # statements are compiled now
-    for label, some, each, first in (("one by one", nodes[:1], 500, 100), ("50 callers", nodes, 50, 1_000)):
+    rates = []
+    for turn, clients in enumerate(options.clients, start=1):
+        each = max(2, (500 if options.quick else 2_000) // clients)
         before = store.commit_totals()
-        rate = await cycles(store, driver, some, each, first)
+        rates.append(await cycles(store, driver, nodes[:clients], each, turn * 10_000))
         after = store.commit_totals()
         commits, changes = after.commits - before.commits, after.changes - before.changes
-        per_commit = 1_000 * (after.seconds - before.seconds) / commits
-        print(f"{label:12} {rate:8.0f} cycles/s   {changes / commits:5.1f} changes a commit, {per_commit:.2f} ms a commit")
-    print(f"{'batch of 500':12} {await batch(store, driver, nodes[0], 500):8.0f} cycles/s")
+        what = f"{clients} at once"
+        report.add(Figure(name=f"tasks, {what}", system=OURS, value=rates[-1], unit="1/s"))
+        report.add(Figure(name=f"changes a commit, {what}", system=OURS, value=changes / commits, unit="changes"))
+        report.add(
+            Figure(name=f"a commit, {what}", system=OURS, value=1e3 * (after.seconds - before.seconds) / commits, unit="ms")
+        )
+    pushed = await batch(store, driver, nodes[0], 500)
+    report.add(Figure(name="tasks, 500 pushed in one call", system=OURS, value=pushed, unit="1/s"))
+    lines = {"Hedgerow": (list(map(float, options.clients)), rates)}
+    report.plot(Plot(name="clients", title="Tasks a second", x="clients at once", y="tasks/s", lines=lines, log=True))
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=None)
-    with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as folder:
+    p = parser(__doc__)
+    p.add_argument("--clients", type=int, nargs="+", default=[1, 10, 100, 1000], help="at once; default: %(default)s")
+    p.add_argument("--folder", type=Path, help="where the database goes (default: a temporary folder)")
+    options = p.parse_args()
+    report = new_report("store_cycles", "Tasks a second through the store", options)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        synced = write_and_sync_s(Path(folder))
+        report.add(Figure(name="a block brought to the disk", system="fdatasync", value=synced * 1e3, unit="ms"))
         store = Store.open(f"sqlite:///{folder}/hedgerow.sqlite3", SystemClock())
         try:
-            asyncio.run(measure(store))
+            asyncio.run(measure(store, report, options))
         finally:
             store.close()
+    report.write()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as suite
 from benchmarks.figures import Figure, Plot, Report, figure, ratio, read_figures
 from benchmarks.harness import children, interleaved, parser
 
@@ -68,3 +69,16 @@ def test_a_process_that_is_gone_has_no_children() -> None:
 @pytest.mark.parametrize(("words", "peers"), [([], 2), (["--peers"], 0), (["--peers", "flwr-1.6"], 1)])
 def test_peers_are_chosen(words: list[str], peers: int) -> None:
     assert len(parser("").parse_args(words).peers) == peers
+
+
+def test_the_suite_finds_the_scripts_that_report_and_nothing_else() -> None:
+    found = suite.names()
+    assert {"round_latency", "folds", "store_cycles", "blob_transfer"} <= set(found)
+    assert not {"harness", "figures", "peers", "conducted", "round_driver", "random_site", "flower_1_6"} & set(found)
+
+
+def test_the_summary_has_the_figures_that_have_targets(tmp_path: Path) -> None:
+    report = Report("rounds", "Rounds", tmp_path)
+    report.add(of(3.0, must=2.0), of(5.0))
+    report.write()
+    assert suite.summary(tmp_path, ["rounds", "absent"]).splitlines()[2:] == ["| rounds | round | 3 ms |  | must ≤ 2: MISSED |"]
