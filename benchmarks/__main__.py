@@ -20,10 +20,8 @@ LONGEST_S = 3 * 3600.0
 
 def names() -> list[str]:
     """The benchmarks by name."""
-    folder = ROOT / "benchmarks"
-    return sorted(
-        path.stem for path in folder.glob("[a-z]*.py") if "\n    report = new_report(" in path.read_text(encoding="utf-8")
-    )
+    scripts = (ROOT / "benchmarks").glob("[a-z]*.py")
+    return sorted(path.stem for path in scripts if "\n    report = new_report(" in path.read_text(encoding="utf-8"))
 
 
 def run(name: str, options: list[str]) -> bool:
