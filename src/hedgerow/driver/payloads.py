@@ -44,6 +44,9 @@ class Payloads:
         run_id: The run on whose behalf blobs travel.
         tls: What to connect with; None for HTTP without TLS.
         reconnect: How long the server may be away during a transfer.
+
+    Attributes:
+        has_blobs: Whether any parameters have travelled as a blob.
     """
 
     def __init__(self, connection: Connection, run_id: str, tls: Tls | None, reconnect: Limit) -> None:
@@ -56,6 +59,7 @@ class Payloads:
         self._plane: DataPlane | None = None
         self._peer: BlobPeer | None = None
         self._closed = False
+        self.has_blobs = False
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
         self._known: weakref.WeakKeyDictionary[Parameters, Payload] = weakref.WeakKeyDictionary()
@@ -156,6 +160,7 @@ class Payloads:
 
     def _persist(self, transfer: Callable[[BlobPeer], T], what: str, given_up: threading.Event) -> T:
         """Transfer, and go on with it when the server comes back."""
+        self.has_blobs = True
         backoff = Backoff()
         started = time.monotonic()
         while True:
