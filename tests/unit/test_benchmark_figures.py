@@ -10,6 +10,7 @@ import pytest
 from benchmarks import __main__ as suite
 from benchmarks.figures import Figure, Plot, Report, figure, ratio, read_figures
 from benchmarks.harness import children, interleaved, parser
+from benchmarks.peers import install
 
 
 def of(value: float, **bounds: float) -> Figure:
@@ -82,3 +83,9 @@ def test_the_summary_has_the_figures_that_have_targets(tmp_path: Path) -> None:
     report.add(of(3.0, must=2.0), of(5.0))
     report.write()
     assert suite.summary(tmp_path, ["rounds", "absent"]).splitlines()[2:] == ["| rounds | round | 3 ms |  | must ≤ 2: MISSED |"]
+
+
+@pytest.mark.parametrize("name", ["flwr", "flwr-1.30", "flwr-2.1", "fedml-1.6", "flwr-1.6.0", "../flwr-1.6"])
+def test_a_peer_that_is_not_known_is_refused_before_anything_is_installed(name: str) -> None:
+    with pytest.raises(SystemExit, match="There is no peer"):
+        install(name)
