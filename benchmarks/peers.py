@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -30,6 +31,8 @@ UP = Limit("peer_up_s", 120.0)
 ROUNDS_OVER = Limit("peer_rounds_s", 1800.0)
 OF_THE_FIRST_SERVICE = "flwr-1.6"
 """The peer that has the driver's API and the bidirectional server; newer ones run apps."""
+OLDEST_APPS = 41
+"""The oldest minor version whose SuperLink has the options that are used here."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,14 @@ def install(name: str) -> Peer:
         SystemExit: There is no such peer, or pip cannot install it.
     """
     package, _, version = name.rpartition("-")
-    if package != "flwr" or version.count(".") != 1:
-        raise SystemExit(f"There is no peer {name!r}. Name one like flwr-1.6 or flwr-1.42.")
+    known = package == "flwr" and re.fullmatch(r"1\.\d+", version)
+    if not known or (name != OF_THE_FIRST_SERVICE and int(version[2:]) < OLDEST_APPS):
+        raise SystemExit(f"There is no peer {name!r}. Name {OF_THE_FIRST_SERVICE}, or flwr-1.{OLDEST_APPS} or newer.")
     python = VENVS / name / "bin" / "python"
     if not (VENVS / name / "installed").exists():
         venv.create(VENVS / name, clear=True, with_pip=True)
         # Flower 1.6 was written for NumPy 1.
-        wanted = [f"flwr~={version}.0", *(["numpy<2"] if int(version.partition(".")[2]) < 8 else [])]
+        wanted = [f"flwr~={version}.0", *(["numpy<2"] if name == OF_THE_FIRST_SERVICE else [])]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *wanted]
         done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_S, check=False)
         if done.returncode:
