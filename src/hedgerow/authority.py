@@ -139,27 +139,49 @@ class Authority:
             ConfigError: The name or a host is not one, or the folder cannot be written.
             InvalidArgument: The number of days is impossible.
         """
-        if check_name(name).lower() == AUTHORITY:
-            raise ConfigError(f"{name!r} is the authority's own folder. Choose another name.")
         if bool(hosts) and role is not Role.SERVER:
             raise ConfigError("Only a server's certificate names hosts.")
-        names = tuple(dict.fromkeys((*map(_check_host, hosts), *LOOPBACK_HOSTS))) if role is Role.SERVER else ()
+        alternative = tuple(dict.fromkeys((*map(_check_host, hosts), *LOOPBACK_HOSTS))) if role is Role.SERVER else ()
+        return self._issue_all(role, [name], alternative, days, readme)[0]
+
+    def issue_all(self, role: Role, names: Sequence[str], days: int = CERTIFICATE_DAYS) -> list[Path]:
+        """The same for many clients, drivers or operators at once, which is quicker than one by one.
+
+        Raises:
+            InvalidArgument: The role is a server's.
+            AlreadyExists, ConfigError: As for :meth:`issue`. Those that come before the one that fails have been made.
+        """
+        if role is Role.SERVER:
+            raise InvalidArgument("Servers have hosts of their own: issue their certificates one by one.")
+        return self._issue_all(role, names, (), days, str)
+
+    def _issue_all(
+        self, role: Role, names: Sequence[str], hosts: Sequence[str], days: int, readme: Callable[[Path], str]
+    ) -> list[Path]:
         with self._locked():
-            if any(issued.name.lower() == name.lower() for issued in self._valid()):
-                raise AlreadyExists(
-                    f"The name {name} was given already. Choose another; for a new certificate of the same holder: "
-                    f"hedgerow provision renew {name}, or revoke it first."
-                )
-            key = ec.generate_private_key(ec.SECP256R1())
-            with _new_folder(self.folder / name) as fresh:
-                certificate = self._sign(Subject(role, name), names, key.public_key(), days)
-                _write(fresh / "key.pem", _key_pem(key))
-                _write(fresh / "cert.pem", _pem(certificate))
-                _write(fresh / "ca.pem", _pem(self._certificate))
-                if role is Role.SERVER:
-                    _write(fresh / "revoked.pem", (self._own / "revoked.pem").read_bytes())
-                _write(fresh / "README.txt", readme(self.folder / name).encode())
-        return self.folder / name
+            given = {issued.name.lower() for issued in self._valid()}
+            for name in names:
+                if check_name(name).lower() == AUTHORITY:
+                    raise ConfigError(f"{name!r} is the authority's own folder. Choose another name.")
+                if name.lower() in given:
+                    raise AlreadyExists(
+                        f"The name {name} was given already. Choose another; for a new certificate of the same holder: "
+                        f"hedgerow provision renew {name}, or revoke it first."
+                    )
+                given.add(name.lower())
+                self._issue(Subject(role, name), hosts, days, readme)
+        return [self.folder / name for name in names]
+
+    def _issue(self, subject: Subject, hosts: Sequence[str], days: int, readme: Callable[[Path], str]) -> None:
+        key, folder = ec.generate_private_key(ec.SECP256R1()), self.folder / subject.name
+        with _new_folder(folder) as fresh:
+            certificate = self._sign(subject, hosts, key.public_key(), days)
+            _write(fresh / "key.pem", _key_pem(key))
+            _write(fresh / "cert.pem", _pem(certificate))
+            _write(fresh / "ca.pem", _pem(self._certificate))
+            if subject.role is Role.SERVER:
+                _write(fresh / "revoked.pem", (self._own / "revoked.pem").read_bytes())
+            _write(fresh / "README.txt", readme(folder).encode())
 
     def renew(self, name: str, days: int = CERTIFICATE_DAYS) -> Path:
         """Make a new certificate for the holder's key, in place of the one in its folder; that one stays good until its end.

@@ -245,3 +245,15 @@ def test_key_on_a_curve_that_nobody_knows_is_refused(authority: Authority, name:
 
 def test_the_files_are_a_pair_that_tls_accepts(authority: Authority) -> None:
     files_of(authority.issue(Role.SERVER, "main")).https_server(client_certificates=True)
+
+
+def test_certificates_of_many_are_made_at_once_and_those_before_a_name_that_was_given_stay(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    assert authority.issue_all(Role.CLIENT, ["a", "b"]) == [tmp_path / "a", tmp_path / "b"]
+    for name in "ab":
+        assert files_of(tmp_path / name).subject() == Subject(Role.CLIENT, name)
+    with pytest.raises(AlreadyExists, match="The name B was given"):
+        authority.issue_all(Role.CLIENT, ["c", "B", "d"])
+    assert [issued.name for issued in authority.issued()] == ["a", "b", "c"]
+    with pytest.raises(InvalidArgument, match="one by one"):
+        authority.issue_all(Role.SERVER, ["s"])
