@@ -26,7 +26,7 @@ def arrive(body: UploadBody, data: bytes) -> None:
 
 @pytest.mark.parametrize("at_the_end", [b"", b"cd", b"c"])
 async def test_bytes_that_come_in_the_moment_of_the_limit_count(monkeypatch: pytest.MonkeyPatch, at_the_end: bytes) -> None:
-    body = UploadBody(Mock(asyncio.Transport), 4, Mock(), Pace(STALLED, "bytes"), 1024)
+    body = UploadBody(Mock(asyncio.Transport), 4, Mock(), Pace(STALLED, "bytes"), 4)
     arrive(body, b"ab")
     came = [at_the_end] if at_the_end else []
 
