@@ -25,6 +25,7 @@ from benchmarks.conducted import Conductor
 from benchmarks.figures import OURS, ROOT, Figure, Plot, Report, figure, ratio
 from benchmarks.harness import Sampler, kinds_of, loopback_echo_s, new_report, parser, service, write_and_sync_s
 from benchmarks.peers import Peer, Served, app_rounds, bidirectional, driven, installed
+from hedgerow.errors import WaitTimeout
 
 BATCH = 10
 WARM_UP = 5
@@ -124,7 +125,11 @@ def polling(report: Report, clients: int, rounds: int, ours: float, first: Peer 
         ways[f"Flower {peer.version} apps"] = lambda folder, peer=peer: app_rounds(peer, folder, clients, rounds)[1:]  # type: ignore[misc]
     for name, way in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            seconds = way(Path(folder))
+            try:
+                seconds = way(Path(folder))
+            except WaitTimeout as error:
+                report.note(f"{name} did not get through its rounds with {clients} clients: {error}")
+                continue
         report.add(figure(f"round, {clients} clients", name, [s * 1e3 for s in seconds], "ms"))
         share = ours / 1e3 / statistics.median(seconds)
         report.add(Figure(name=f"round, {clients} clients, {DEFAULT}", system=OURS, value=share, unit="times", peer=name))
