@@ -173,9 +173,7 @@ def plain_rounds(clients: int, megabytes: int, rounds: int, folder: Path) -> lis
         port = int(server.stdout.readline())
         for client in range(clients):
             source = folder / f"source-{client + 1}"
-            stack.enter_context(
-                subprocess.Popen([*command, "--plain-client", *map(str, (port, client, rounds, source, folder))])
-            )
+            stack.enter_context(subprocess.Popen([*command, "--plain-client", *map(str, (port, client, rounds, source, folder))]))
         driver = subprocess.run(
             [*command, "--plain-driver", *map(str, (port, clients, rounds, folder / "source-0", folder))],
             check=True,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import NDArray, NDArrays, Parameters
+from hedgerow.records import Layout, NDArray, NDArrays, Parameters
 
 
 class WeightedMean:
@@ -77,17 +77,35 @@ class WeightedMean:
         self._weight += weight
         self._count += 1
 
-    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
-        """The mean so far, as new arrays with the first update's names, shapes and, unless others are wanted, dtypes.
+    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None, room: blocks.Room | None = None) -> Parameters:
+        """The mean so far, with the first update's names, shapes and, unless others are wanted, dtypes.
 
         Integer and bool tensors are rounded to the nearest value, halves to even. Integers beyond 2**53 lose their last digits.
+
+        Args:
+            dtypes: Dtypes by name where others are wanted.
+            room: Where the mean is put, block by block; None for new arrays.
 
         Raises:
             InvalidArgument: Nothing was added, or all weights are zero.
         """
         divisor = self._divisor()
-        wanted = {name: dtype if dtypes is None else dtypes.get(name, dtype) for name, (_, dtype) in self._like.items()}
-        return Parameters({n: _divide(self._sums[n], divisor, shape, wanted[n]) for n, (shape, _) in self._like.items()})
+        layout = {
+            name: (shape, dtype if dtypes is None else dtypes.get(name, dtype)) for name, (shape, dtype) in self._like.items()
+        }
+        return (room or blocks.MEMORY).put(layout, self._quotients(divisor, layout))
+
+    def _quotients(self, divisor: np.float64, layout: Layout) -> Iterator[NDArray]:
+        """The mean's elements, tensor by tensor; each block lies where the one before it was."""
+        for name, (_, dtype) in layout.items():
+            total = self._sums[name]
+            quotient = np.empty(min(blocks.BLOCK, total.size), total.dtype)
+            rounded = np.empty(quotient.size, dtype)
+            for start in range(0, total.size, blocks.BLOCK):
+                part = total[start : start + blocks.BLOCK]
+                np.divide(part, divisor, out=quotient[: part.size])
+                blocks.store(quotient[: part.size], rounded[: part.size])
+                yield rounded[: part.size]
 
     def take(self) -> Parameters:
         """The mean as float64 (complex128) arrays that were not rounded; the accumulator is empty afterwards.
@@ -170,15 +188,3 @@ def _add(total: NDArray, array: NDArray, weight: np.float64) -> None:
             block = blocks.load(block, product)
         np.multiply(block, weight, out=product)
         np.add(part, product, out=part)
-
-
-def _divide(total: NDArray, divisor: np.float64, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """``total / divisor`` as a new array of this shape and dtype."""
-    out = np.empty(total.size, dtype)
-    scratch = np.empty(min(blocks.BLOCK, total.size), total.dtype)
-    for start in range(0, total.size, blocks.BLOCK):
-        part = total[start : start + blocks.BLOCK]
-        quotient = scratch[: part.size]
-        np.divide(part, divisor, out=quotient)
-        blocks.store(quotient, out[start : start + blocks.BLOCK])
-    return out.reshape(shape)
