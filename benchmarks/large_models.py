@@ -8,8 +8,12 @@ returns all. A round is configure, fit, aggregate, checkpoint: from one ``config
 checkpoint folder and without.
 
 The limit is plain sockets in the same run: a driver process sends a file to a server process, which writes it to a file; N client
-processes fetch that into files and send files that lie there already; the driver process fetches those into files. No hash, no
-database, no arithmetic; each client goes on as soon as it can; files are deleted when they are not needed any longer.
+processes fetch that into files, write a result from memory into a file, and send that; the server writes it to a file, and the
+driver process fetches it into a file. No hash, no database, no arithmetic; each client goes on as soon as it can. Files live until
+the next round begins, as in Hedgerow, where results are kept until the round is safe. A second limit, "bare", deletes each file as
+soon as it was sent on, and sends a result that lies in a file already: what a system could do that loses work when a process dies.
+The two differ by more than the work: on a virtual machine whose unused memory goes back to its host, a page that was not used a
+moment ago costs a fault there, about 1 s a GB where this was written, and the second limit uses pages again at once.
 
 Memory is the largest ``RssAnon`` of a process (``/proc/PID/status``, 50 times a second): what it has for itself, without mapped
 files, which the kernel can drop.
@@ -70,15 +74,16 @@ same = Same()
 # --- plain sockets --------------------------------------------------------------------------------------------------------
 
 HEAD = struct.Struct("<cIIQ")
-"""What, round, client, bytes. M: a model comes; G: the model goes to a client; R: a result comes; F: a result goes to the driver."""
+"""What, round, client, bytes. M: a model comes; G: it goes to a client; R: a result comes; F: it goes to the driver."""
 HERE = Limit("plain_socket_s", 600.0)
 
 
 class PlainServer:
     """Files in and files out, a thread for each connection."""
 
-    def __init__(self, folder: Path, clients: int) -> None:
+    def __init__(self, folder: Path, clients: int, *, bare: bool) -> None:
         self._folder = folder
+        self._bare = bare
         self._clients = clients
         self._changed = threading.Condition()
         self._there: set[str] = set()
@@ -102,6 +107,9 @@ class PlainServer:
             what, number, client, size = HEAD.unpack(sock.recv(HEAD.size, socket.MSG_WAITALL))
             name = f"model-{number}" if what in b"MG" else f"result-{number}-{client}"
             path = self._folder / name
+            if what == b"M" and not self._bare:
+                for old in [*self._folder.glob(f"model-{number - 1}"), *self._folder.glob(f"result-{number - 1}-*")]:
+                    old.unlink()
             if what in b"MR":
                 receive(sock, path, size)
                 sock.sendall(b".")
@@ -115,7 +123,7 @@ class PlainServer:
                 sock.sendfile(file)
             with self._changed:
                 self._given[number] += what == b"G"
-                if what == b"F" or self._given[number] == self._clients:
+                if self._bare and (what == b"F" or self._given[number] == self._clients):
                     path.unlink()
 
 
@@ -147,25 +155,40 @@ def plain_get(port: int, what: bytes, number: int, client: int, path: Path, size
         receive(sock, path, size)
 
 
-def plain_client(port: int, client: int, rounds: int, source: Path, folder: Path) -> None:
+def plain_client(port: int, client: int, rounds: int, source: Path, folder: Path, bare: str) -> None:
     """Fetch the model and send a result, round by round."""
     size = source.stat().st_size
+    result = np.empty(0, np.uint8) if bare else np.fromfile(source, np.uint8)
+    old: list[Path] = []
     for number in range(rounds):
-        path = folder / f"fetched-{client}-{number}"
+        path, written = folder / f"fetched-{client}-{number}", folder / f"own-{client}-{number}"
         plain_get(port, b"G", number, client, path, size)
-        plain_put(port, b"R", number, client, source)
-        path.unlink()
+        for one in old:
+            one.unlink()
+        old = [path]
+        if not bare:
+            with written.open("xb", buffering=0) as file:
+                file.write(result)
+            old.append(written)
+        plain_put(port, b"R", number, client, source if bare else written)
+        if bare:
+            path.unlink()
+            old = []
 
 
-def plain_rounds(clients: int, megabytes: int, rounds: int, folder: Path) -> list[float]:
+def plain_rounds(clients: int, megabytes: int, rounds: int, folder: Path, *, bare: bool) -> list[float]:
     """Seconds of each round of plain sockets after the first."""
+    kind = "bare" if bare else ""
     for client in range(clients + 1):
         random_file(folder / f"source-{client}", megabytes, seed=client)
     command = [sys.executable, __file__]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(
             subprocess.Popen(
-                [*command, "--plain-server", str(folder), str(clients)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [*command, "--plain-server", str(folder), str(clients), kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
         )
         assert server.stdin is not None
@@ -173,7 +196,9 @@ def plain_rounds(clients: int, megabytes: int, rounds: int, folder: Path) -> lis
         port = int(server.stdout.readline())
         for client in range(clients):
             source = folder / f"source-{client + 1}"
-            stack.enter_context(subprocess.Popen([*command, "--plain-client", *map(str, (port, client, rounds, source, folder))]))
+            stack.enter_context(
+                subprocess.Popen([*command, "--plain-client", *map(str, (port, client, rounds, source, folder, kind))])
+            )
         driver = subprocess.run(
             [*command, "--plain-driver", *map(str, (port, clients, rounds, folder / "source-0", folder))],
             check=True,
@@ -187,8 +212,11 @@ def plain_rounds(clients: int, megabytes: int, rounds: int, folder: Path) -> lis
 def plain_driver(port: int, clients: int, rounds: int, source: Path, folder: Path) -> None:
     """Send the model, fetch the results; prints the seconds of each round."""
     size = source.stat().st_size
+    paths: list[Path] = []
     for number in range(rounds):
         started = time.perf_counter()
+        for path in paths:
+            path.unlink()
         plain_put(port, b"M", number, 0, source)
         paths = [folder / f"update-{number}-{client}" for client in range(clients)]
         threads = [
@@ -199,8 +227,6 @@ def plain_driver(port: int, clients: int, rounds: int, source: Path, folder: Pat
         for thread in threads:
             thread.join()
         print(time.perf_counter() - started, flush=True)
-        for path in paths:
-            path.unlink()
 
 
 def random_file(path: Path, megabytes: int, seed: int) -> None:
@@ -346,6 +372,7 @@ class Row:
     clients: int
     megabytes: int
     plain_s: list[float] = field(default_factory=list)
+    bare_s: list[float] = field(default_factory=list)
     round_s: list[float] = field(default_factory=list)
     no_checkpoint_s: list[float] = field(default_factory=list)
     server_mb: float = 0.0
@@ -385,7 +412,9 @@ def measure(clients: int, megabytes: int, args: argparse.Namespace) -> Row:
         return tempfile.TemporaryDirectory(prefix="hedgerow-large-", dir=args.folder)
 
     with fresh() as folder:
-        row.plain_s = plain_rounds(clients, megabytes, args.rounds + 1, Path(folder))
+        row.plain_s = plain_rounds(clients, megabytes, args.rounds + 1, Path(folder), bare=False)
+    with fresh() as folder:
+        row.bare_s = plain_rounds(clients, megabytes, args.rounds + 1, Path(folder), bare=True)
     with fresh() as folder:
         row.round_s = hedgerow_rounds(row, args.rounds, Path(folder), checkpoint=True)
     if args.both:
@@ -399,7 +428,7 @@ def show(row: Row) -> None:
     plain, ours = statistics.median(row.plain_s), statistics.median(row.round_s)
     off = statistics.median(row.no_checkpoint_s) if row.no_checkpoint_s else float("nan")
     print(
-        f"{row.clients:3d} x {row.megabytes:5d} MB: plain sockets {plain:.2f} s, round {ours:.2f} s ({row.ratio:.2f} times; "
+        f"{row.clients:3d} x {row.megabytes:5d} MB: plain sockets {plain:.2f} s (bare {statistics.median(row.bare_s):.2f} s), round {ours:.2f} s ({row.ratio:.2f} times; "
         f"without checkpoint {off:.2f} s); anonymous MB: server {row.server_mb:.0f}, link {row.link_mb:.0f}, "
         f"driver {row.driver_mb:.0f} (2 models + {row.driver_mb - 2 * row.megabytes:.0f})",
         flush=True,
@@ -415,23 +444,26 @@ def main() -> None:
     p.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
     p.add_argument("--json", type=Path)
     p.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
-    p.add_argument("--plain-server", nargs=2, help=argparse.SUPPRESS)
-    p.add_argument("--plain-client", nargs=5, help=argparse.SUPPRESS)
+    p.add_argument("--plain-server", nargs=3, help=argparse.SUPPRESS)
+    p.add_argument("--plain-client", nargs=6, help=argparse.SUPPRESS)
     p.add_argument("--plain-driver", nargs=5, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.drive:
-        address, *numbers, checkpoints = args.drive
-        drive(address, *map(int, numbers), checkpoints)
+        address, clients, megabytes, rounds, checkpoints = args.drive
+        drive(address, int(clients), int(megabytes), int(rounds), checkpoints)
     elif args.plain_server:
-        PlainServer(Path(args.plain_server[0]), int(args.plain_server[1])).serve()
+        PlainServer(Path(args.plain_server[0]), int(args.plain_server[1]), bare=bool(args.plain_server[2])).serve()
     elif args.plain_client:
-        plain_client(*map(int, args.plain_client[:3]), *map(Path, args.plain_client[3:]))
+        port, client, rounds, source, folder, bare = args.plain_client
+        plain_client(int(port), int(client), int(rounds), Path(source), Path(folder), bare)
     elif args.plain_driver:
-        plain_driver(*map(int, args.plain_driver[:3]), *map(Path, args.plain_driver[3:]))
+        port, clients, rounds, source, folder = args.plain_driver
+        plain_driver(int(port), int(clients), int(rounds), Path(source), Path(folder))
     else:
         rows = []
         for case in args.cases:
-            rows.append(measure(*map(int, case.split("x")), args))
+            count, size = map(int, case.split("x"))
+            rows.append(measure(count, size, args))
             show(rows[-1])
         if args.json:
             args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))

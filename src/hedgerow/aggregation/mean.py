@@ -25,7 +25,6 @@ from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import Layout, NDArray, NDArrays, Parameters
 
-
 HELD = 4
 """So many read-only updates are held before they are folded: the sums are then read and written once for all of them. With no
 more than these there are no sums at all, and the mean is made block by block from the updates."""
