@@ -1,4 +1,4 @@
-"""The audit log: one line of JSON for everything that a peer did or was refused, appended and never changed.
+"""The audit log of a server or a client: one line of JSON for everything that was done or refused, appended and never changed.
 
 ::
 
@@ -55,10 +55,10 @@ class AuditLog:
             raise ConfigError(f"The audit log {path} cannot be written: {error.strerror}.") from None
         self._size = os.fstat(self._fd).st_size
 
-    def note(self, who: str, what: str, outcome: str, about: Mapping[str, str]) -> None:
+    def note(self, who: str, what: str, outcome: str, about: Mapping[str, str | int]) -> None:
         """Append a line. Values are cut to 200 characters; empty ones are left out. A full disk costs the line, not the call."""
         fields = {"at": round(self._clock.now(), 3), "who": who, "what": what, **about, "outcome": outcome}
-        cut = {key: value[:MAX_VALUE_CHARS] if isinstance(value, str) else value for key, value in fields.items() if value}
+        cut = {key: value[:MAX_VALUE_CHARS] if isinstance(value, str) else value for key, value in fields.items() if value != ""}
         line = json.dumps(cut).encode() + b"\n"
         with self._lock:
             try:
@@ -69,8 +69,10 @@ class AuditLog:
                 log.error("Not noted in the audit log %s: %s (%s)", self._path, line.decode(), error)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file. What is noted after that is lost, and said in the other log."""
+        with self._lock:
+            fd, self._fd = self._fd, -1  # the number may soon be another file's
+            os.close(fd)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -93,7 +95,7 @@ def read_audit(path: Path) -> Iterator[dict[str, object]]:
     """
     files = [*_full_files(path), *([path] if path.exists() else [])]
     if not files:
-        raise ConfigError(f"There is no audit log {path}. Name the state directory of a server: --state-dir DIR.")
+        raise ConfigError(f"There is no audit log {path}. Name the state directory of a server or client: --state-dir DIR.")
     for file in files:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:

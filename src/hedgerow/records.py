@@ -270,6 +270,7 @@ class Outcome(str, Enum):
     NODE_LOST = "node_lost"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    REFUSED = "refused"
 
     __str__ = str.__str__
 
@@ -340,6 +341,19 @@ class Task:
     sequence: int
     seed: int
     instruction: Instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the server itself knows of a task that it gives to a node.
+
+    Attributes:
+        driver: Who opened the run: the name in its certificate, or ``driver/<id>`` where the server asks for none.
+        sites: To how many different nodes tasks of the same run, round and kind have been given, this one included.
+    """
+
+    driver: str = ""
+    sites: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hedgerow.client.jobs import Bench, Jobs
+from hedgerow.audit import AUDIT_FILE, AuditLog
+from hedgerow.client.jobs import Bench, Jobs, Rules
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.parameter_cache import ParameterCache
+from hedgerow.client.policy import Policy
 from hedgerow.client.state_dir import StateDir
+from hedgerow.client.task_audit import TaskAudit
+from hedgerow.clock import SystemClock
 from hedgerow.errors import CorruptData, HedgerowError
 from hedgerow.records import Blob, Instruction, Task
 from hedgerow.waits import Limit, wait
-from hedgerow.wire.convert import check_id, task_to_proto
+from hedgerow.wire.convert import check_id, origin_from_proto, task_to_proto
 from hedgerow.wire.proto import fleet_pb2, records_pb2
 from tests.fuzz.files import read_files, write_files
 from tests.fuzz.mutation import TEXTS, Choices, mutated_message
@@ -31,13 +35,15 @@ PATHS = ("../beside/victim", "/../../beside/victim", "/dev/shm/victim", "beside"
 SEEDS: tuple[fleet_pb2.SessionDown, ...] = (
     *(
         fleet_pb2.SessionDown(
-            assign=task_to_proto(Task(TASK, RUN, "n" * 16, 1, 0, 7, Instruction(kind, {"rate": 0.5}, parameters)))
+            assign=task_to_proto(Task(TASK, RUN, "n" * 16, 1, 0, 7, Instruction(kind, {"rate": 0.5}, parameters))),
+            origin=records_pb2.Origin(driver="hedgerow://driver/ann", sites=sites),
         )
-        for kind, parameters in (("fit", b"inline"), ("evaluate", Blob("0" * 64, 10)), ("get_properties", None))
+        for kind, parameters, sites in (("fit", b"inline", 3), ("evaluate", Blob("0" * 64, 10), 1), ("get_properties", None, 1))
     ),
     fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=TASK, reason="why")),
     fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=[TASK])),
 )
+RULES = Rules(Policy(("ann", "b*"), min_sites={"fit": 2}))
 ENDS = Limit("jobs_end_s", 20.0)
 
 
@@ -99,9 +105,11 @@ class Client:
         write_files(folder / "beside", self._beside)
         self._known = read_files(folder / "beside")
         self._state = StateDir.open(folder / "client")
+        self._audit = AuditLog(self._state.path / AUDIT_FILE, SystemClock(), max_bytes=100_000, kept_files=1)
         self._loop = asyncio.new_event_loop()
 
     def close(self) -> None:
+        self._audit.close()
         self._state.close()
         self._loop.close()
 
@@ -110,7 +118,7 @@ class Client:
         assert sorted(path.name for path in self._folder.iterdir()) == ["beside", "client"]
         assert read_files(self._folder / "beside") == self._known
         allowed = {"deaths", "identity.json", "lock", "outbox", "parameters", "runs", "work"}
-        assert {path.name for path in self._state.path.iterdir()} == allowed
+        assert {path.name for path in self._state.path.iterdir() if not path.name.startswith(AUDIT_FILE)} == allowed
         outbox = Outbox(self._state)
         assert {path.name for path in (self._state.path / "outbox").iterdir()} == {entry.task_id for entry in outbox}
         for entry in outbox:
@@ -121,11 +129,11 @@ class Client:
         outbox = Outbox(self._state)
         cache = ParameterCache(self._state.path / "parameters")
         parts: tuple[Any, Any, Any] = FakePool(), FakeConnection(), FakeDelivery(outbox)
-        jobs = Jobs(Bench("node", self._state, cache, outbox, *parts))
+        jobs = Jobs(Bench("node", self._state, cache, outbox, *parts, TaskAudit(self._audit), RULES))
         for message in messages:
             match message.WhichOneof("event"):
                 case "assign":
-                    jobs.assign(message.assign)
+                    jobs.assign(message.assign, origin_from_proto(message.origin))
                 case "cancel":
                     jobs.cancel(message.cancel.task_id, message.cancel.reason)
                 case "release":

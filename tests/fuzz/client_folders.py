@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.context import load_state, save_state
-from hedgerow.client.outbox import Outbox
+from hedgerow.client.outbox import About, Outbox
 from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.state_dir import StateDir
 from hedgerow.errors import ConfigError, CorruptData
@@ -39,7 +39,7 @@ def _valid() -> dict[str, bytes | None]:
             parameters, kept = state.work_path(task_id, "result"), state.work_path(task_id, "state")
             parameters.write_bytes(b"tensors")
             save_state({"steps": 3, "w": np.arange(3.0)}, kept)
-            outbox.put(task_id, RUN, "fit task", REPLY, parameters if with_parameters else None, kept)
+            outbox.put(About(task_id, RUN, "fit", 1, "driver/ann"), REPLY, parameters if with_parameters else None, kept)
         # As a client leaves it that died between the entry's rename and the state's.
         state.run_state_path(RUN).rename(state.path / "outbox" / f"{TASK}.state")
         outbox.accepted(TASK, "server")

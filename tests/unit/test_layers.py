@@ -18,6 +18,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "strategy": ("strategy", "training"),
     "seams": (
         "clock",
+        "copies",
         "waits",
         "logs",
         "security",

@@ -1,4 +1,4 @@
-"""``hedgerow audit``: who did what at a server, from its audit log on this machine.
+"""``hedgerow audit``: who did what, from the audit log of a server or a client on this machine.
 
 Exit codes: 0 done; 2 wrong usage.
 """
@@ -18,18 +18,21 @@ from hedgerow.audit import AUDIT_FILE, read_audit
 from hedgerow.cli.tables import table
 from hedgerow.errors import ConfigError
 
-_COLUMNS = ("who", "what", "run_id", "task_id", "digest", "outcome")
+_COLUMNS = ("who", "what", "kind", "run_id", "task_id", "digest", "outcome")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of ``hedgerow audit``."""
-    p = argparse.ArgumentParser(prog="hedgerow audit", description="Who did what at the server on this machine, oldest first.")
+    p = argparse.ArgumentParser(
+        prog="hedgerow audit",
+        description="What was done, and for whom, at a server or client on this machine; oldest first.",
+    )
     p.add_argument(
         "--state-dir",
         type=Path,
         default=platformdirs.user_state_path("hedgerow"),
         metavar="DIR",
-        help="the server's state directory (default: %(default)s)",
+        help="state directory of the server or client (default: the server's, %(default)s)",
     )
     for name in _COLUMNS:
         flag = {"run_id": "--run", "task_id": "--task", "digest": "--blob"}.get(name, f"--{name}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hedgerow import logs
 from hedgerow.cli.tls_options import add_tls_options, tls_from
-from hedgerow.client.jobs import WORKER_RETRIES
+from hedgerow.client.jobs import WORKER_RETRIES, Rules
 from hedgerow.client.launch import DEFAULT_FLEET_PORT, EXIT_USAGE, ClientOptions, run
+from hedgerow.client.policy import Policy, read_policy
 from hedgerow.client.worker_process import WorkerCommand
 from hedgerow.errors import ConfigError
 from hedgerow.security import Role
@@ -62,6 +63,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often a task is tried again whose worker process was killed or crashed (default: %(default)s)",
     )
+    p.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="the site's policy in TOML: which drivers, which kinds of task, how many sites (default: everything is allowed)",
+    )
     p.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="default: %(default)s")
     p.add_argument("--log-format", default="text", choices=["text", "json"], help="default: %(default)s")
     p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
@@ -79,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             name=args.name,
             state_dir=args.state_dir,
             max_parallel=args.max_parallel,
-            worker_retries=args.worker_retries,
+            rules=Rules(Policy() if args.policy is None else read_policy(args.policy), args.worker_retries),
         )
     except ConfigError as error:
         print(f"flower-client: {error}", file=sys.stderr)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 
 from hedgerow.client.connection import Connection
 from hedgerow.client.outbox import Entry, Outbox
 from hedgerow.client.session import Session
+from hedgerow.client.task_audit import TaskAudit
 from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, NotFound, WaitTimeout
 from hedgerow.records import Outcome, Reply
 from hedgerow.waits import Backoff, Limit, pause, wait
@@ -18,14 +20,16 @@ from hedgerow.wire.proto import records_pb2
 log = logging.getLogger(__name__)
 
 MAX_FRESH_UPLOADS = 2
+SENDING_END = Limit("sending_end_s", 1.5)
 
 
 class Delivery:
     """Sends the outbox's entries, each in an asyncio task of its own."""
 
-    def __init__(self, outbox: Outbox, connection: Connection) -> None:
+    def __init__(self, outbox: Outbox, connection: Connection, audit: TaskAudit) -> None:
         self._outbox = outbox
         self._connection = connection
+        self._audit = audit
         self._sending: dict[str, asyncio.Task[None]] = {}
 
     def send(self, task_id: str) -> None:
@@ -65,10 +69,13 @@ class Delivery:
             except WaitTimeout:
                 log.debug("%d results stay in the outbox", len(self._sending))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop sending; what has not arrived stays in the outbox."""
-        for sending in list(self._sending.values()):
+        stopped = list(self._sending.values())
+        for sending in stopped:
             sending.cancel()
+        if stopped:
+            await wait(asyncio.wait(stopped), SENDING_END, "results to be sent no longer")
 
     async def _send(self, task_id: str) -> None:
         backoff = Backoff()
@@ -103,7 +110,7 @@ class Delivery:
                 log.error("The server refuses the result of the %s: %s", entry.label, error)
                 refused = reply_to_proto(Reply(Outcome.INVALID_RESULT, f"The server refused the result: {error}"))
                 try:
-                    self._outbox.put(entry.task_id, entry.run_id, entry.label, refused, None, None)
+                    self._outbox.put(entry.about, refused, None, None)
                 except OSError as problem:
                     log.error("The refusal of the %s cannot be kept (%s); it will be tried again", entry.label, problem)
                     await self._retry(session, backoff.next())
@@ -120,19 +127,33 @@ class Delivery:
         with contextlib.suppress(WaitTimeout):
             await wait(self._connection.session_after(failed), Limit("delivery_backoff_s", seconds), "a new session")
 
+    @contextlib.contextmanager
+    def _noted(self, entry: Entry, reply: records_pb2.Reply) -> Iterator[None]:
+        """What may have left the site stands in the audit log, also where no answer came."""
+        try:
+            yield
+        except HedgerowError as error:
+            self._audit.sent(entry, reply, type(error).__name__)
+            raise
+        except asyncio.CancelledError:
+            self._audit.sent(entry, reply, "unanswered")
+            raise
+
     async def _send_once(self, entry: Entry, session: Session) -> None:
         inline = entry.reply.parameters.inline
         if inline and len(inline) >= session.data_plane.inline_max_bytes:
             entry = self._outbox.to_file(entry)  # this server takes less in a message than the one before
         reply = records_pb2.Reply()
         reply.CopyFrom(entry.reply)
-        if entry.parameters is not None:
-            if entry.size < session.data_plane.inline_max_bytes:
-                reply.parameters.inline = entry.parameters.read_bytes()
-            else:
-                blob = await self._connection.upload(entry.parameters, entry.upload_id, entry.size, entry.run_id)
-                reply.parameters.blob.digest, reply.parameters.blob.size = blob.digest, blob.size
-        accepted = await self._connection.complete(session, entry.task_id, reply)
+        with self._noted(entry, reply):
+            if entry.parameters is not None:
+                if entry.size < session.data_plane.inline_max_bytes:
+                    reply.parameters.inline = entry.parameters.read_bytes()
+                else:
+                    blob = await self._connection.upload(entry.parameters, entry.upload_id, entry.size, entry.run_id)
+                    reply.parameters.blob.digest, reply.parameters.blob.size = blob.digest, blob.size
+            accepted = await self._connection.complete(session, entry.task_id, reply)
+        self._audit.sent(entry, reply, "ok" if accepted else "not_needed")
         if not accepted:
             log.debug("The server had the result of the %s, or the task had ended otherwise", entry.label)
         self._outbox.accepted(entry.task_id, session.server_id)

@@ -12,22 +12,25 @@ from pathlib import Path
 
 from hedgerow.client.connection import Connection
 from hedgerow.client.delivery import Delivery
-from hedgerow.client.outbox import Outbox
+from hedgerow.client.outbox import About, Outbox
 from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.perform import LIGHT_KINDS
+from hedgerow.client.policy import Policy
 from hedgerow.client.state_dir import StateDir
+from hedgerow.client.task_audit import TaskAudit
 from hedgerow.client.worker_pool import Place, WorkerPool
 from hedgerow.client.worker_process import WorkerDied
 from hedgerow.errors import CallerError, CorruptData, HedgerowError, InvalidArgument
-from hedgerow.records import Blob, Outcome, Reply, Task
+from hedgerow.records import Blob, Origin, Outcome, Reply, Task
 from hedgerow.waits import Backoff, Limit, pause, wait
-from hedgerow.wire.convert import check_id, reply_to_proto, task_from_proto, task_to_proto
+from hedgerow.wire.convert import check_id, outcome_from_proto, reply_to_proto, task_from_proto, task_to_proto
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
 WORKER_RETRIES = 2
 """So often a task whose worker died is tried again; nothing else counts."""
+MAX_DRIVER_CHARS = 200
 CANCEL_GRACE_S = 5.0
 """A cancelled task may end by itself for so long before its worker is killed; loading the callable again may cost more."""
 JOBS_END = Limit("jobs_end_s", 1.5)
@@ -38,11 +41,29 @@ class Job:
     """A task in hand."""
 
     task: Task
-    label: str
+    about: About
     cancelled: bool = False
     running: asyncio.Task[None] | None = None
     attempt: int = 0
     leftovers: list[Path] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What the log calls it."""
+        return self.about.label
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the site has decided about tasks.
+
+    Attributes:
+        policy: Which it takes.
+        worker_retries: How often one whose worker died is tried again.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    worker_retries: int = WORKER_RETRIES
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,8 @@ class Bench:
     pool: WorkerPool
     connection: Connection
     delivery: Delivery
-    worker_retries: int = WORKER_RETRIES
+    audit: TaskAudit
+    rules: Rules = field(default_factory=Rules)
 
 
 class Jobs:
@@ -72,8 +94,8 @@ class Jobs:
         """Ids of the tasks that have come and have no result yet."""
         return [task_id for task_id, job in self._jobs.items() if not job.cancelled]
 
-    def assign(self, message: records_pb2.Task) -> None:
-        """Take a task; one that is known is not done twice."""
+    def assign(self, message: records_pb2.Task, origin: Origin) -> None:
+        """Take a task; one that is known is not done twice, and one that the site's policy does not allow is answered at once."""
         try:
             check_id("task_id", message.task_id)
             check_id("run_id", message.run_id)
@@ -86,30 +108,36 @@ class Jobs:
             log.info("The server asks again for task %s; its result is sent again", message.task_id)
             self._bench.delivery.send_again(message.task_id)
             return
-        try:
-            check_id("task_id", message.task_id)
-            check_id("run_id", message.run_id)
-        except InvalidArgument as error:  # no name for a folder here, so there is no way to answer
-            log.error("The server sent a task that is ignored: %s", error)
-            return
-        label = f"{message.instruction.kind[:64]} task (round {message.round}, run {message.run_id[:8]})"
+        kind, driver = message.instruction.kind[:64], origin.driver[:MAX_DRIVER_CHARS]
+        about = About(message.task_id, message.run_id, kind, message.round, driver)
         try:
             task = task_from_proto(message)
         except InvalidArgument as error:
             log.error("The server sent a task that cannot be read: %s", error)
-            failure = _failure(Outcome.INVALID_RESULT, str(error))
-            try:
-                self._bench.outbox.put(message.task_id, message.run_id, label, failure, None, None)
-            except OSError as problem:
-                log.error(
-                    "The refusal of the %s cannot be kept: %s. The server sends it again in the next session", label, problem
-                )
-            else:
-                self._bench.delivery.send(message.task_id)
+            self._bench.audit.received(about, message, origin.sites, "unreadable", str(error))
+            self._refuse(about, _failure(Outcome.INVALID_RESULT, str(error)))
             return
-        job = self._jobs[task.task_id] = Job(task, label)
-        log.info("Received the %s", label, extra=_extra("task_received", task))
+        refusal = self._bench.rules.policy.refusal(kind, origin)
+        if refusal:
+            log.warning("Refused the %s: %s", about.label, refusal, extra=_extra("task_refused", task))
+            self._bench.audit.received(about, message, origin.sites, "refused", refusal)
+            self._refuse(about, _failure(Outcome.REFUSED, refusal))
+            return
+        self._bench.audit.received(about, message, origin.sites, "accepted")
+        job = self._jobs[task.task_id] = Job(task, about)
+        log.info("Received the %s", about.label, extra=_extra("task_received", task))
         job.running = asyncio.get_running_loop().create_task(self._run(job))
+
+    def _refuse(self, about: About, failure: records_pb2.Reply) -> None:
+        """Answer a task that is not taken."""
+        try:
+            self._bench.outbox.put(about, failure, None, None)
+        except OSError as error:
+            log.error(
+                "The refusal of the %s cannot be kept: %s. The server sends it again in the next session", about.label, error
+            )
+        else:
+            self._bench.delivery.send(about.task_id)
 
     def cancel(self, task_id: str, reason: str) -> None:
         """A task need not be finished. One that runs in a worker that cannot be replaced goes on, and its result is dropped."""
@@ -145,6 +173,9 @@ class Jobs:
                     await self._in_turn(job, parameters)
                 else:
                     await self._finish(job, reply, None, None)
+        except asyncio.CancelledError:
+            self._bench.audit.ended(job.about, "cancelled" if job.cancelled else "abandoned")
+            raise
         except Exception:
             log.exception("The %s failed in the client itself", job.label)
             await self._finish(job, _failure(Outcome.INVALID_RESULT, "The client failed; its log says why."), None, None)
@@ -173,7 +204,9 @@ class Jobs:
             await self._bench.connection.session_after(None)
             try:
                 await self._bench.connection.download(blob, path, job.task.run_id, job.task.task_id)
+                self._bench.audit.fetched(job.about, blob.digest, "ok")
             except (CallerError, CorruptData) as error:
+                self._bench.audit.fetched(job.about, blob.digest, type(error).__name__)
                 log.error("The parameters of the %s cannot be read: %s", job.label, error)
                 return _failure(Outcome.INVALID_RESULT, f"The task's parameters cannot be read: {error}")
             except HedgerowError as error:
@@ -193,7 +226,7 @@ class Jobs:
                 await self._bench.pool.discard(place)
                 raise
         seconds = time.monotonic() - started
-        outcome = records_pb2.Outcome.Name(reply.outcome).removeprefix("OUTCOME_").lower()
+        outcome = _word(reply)
         log.info("Ended the %s: %s after %.2f s", job.label, outcome, seconds, extra=_extra("task_ended", task, outcome, seconds))
         await self._finish(job, reply, *files)
 
@@ -226,7 +259,7 @@ class Jobs:
                 if self._closing or not self._bench.pool.replaces_workers:
                     raise asyncio.CancelledError from error  # the client is stopping
                 deaths = state.count_death(task.task_id)
-                most = self._bench.worker_retries + 1
+                most = self._bench.rules.worker_retries + 1
                 log.warning("%s Task: %s, death %d of %d", error, job.label, deaths, most, extra=_extra("worker_died", task))
                 if deaths < most:
                     continue
@@ -242,15 +275,22 @@ class Jobs:
         backoff = Backoff(first_s=1.0, cap_s=30.0)
         while not job.cancelled:
             try:
-                self._bench.outbox.put(job.task.task_id, job.task.run_id, job.label, reply, parameters, new_state)
+                self._bench.outbox.put(job.about, reply, parameters, new_state)
                 break
             except OSError as error:
                 seconds = backoff.next()
                 log.error("The result of the %s cannot be kept: %s. Trying again in %.0f s", job.label, error, seconds)
                 await pause(seconds, "space on the disk")
         self._bench.state.forget_deaths(job.task.task_id)
-        if not job.cancelled:
+        if job.cancelled:
+            self._bench.audit.ended(job.about, "cancelled")
+        else:
+            self._bench.audit.ended(job.about, _word(reply), "" if reply.outcome == records_pb2.OUTCOME_OK else reply.message)
             self._bench.delivery.send(job.task.task_id)
+
+
+def _word(reply: records_pb2.Reply) -> str:
+    return str(outcome_from_proto(reply.outcome))
 
 
 def _failure(outcome: Outcome, message: str, worker_deaths: int = 0) -> records_pb2.Reply:

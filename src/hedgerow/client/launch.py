@@ -12,14 +12,15 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hedgerow import logs
 from hedgerow.certificates import Tls
-from hedgerow.client.jobs import WORKER_RETRIES
+from hedgerow.client.jobs import Rules
 from hedgerow.client.link import Link, LinkEnded
+from hedgerow.client.policy import Policy, read_policy
 from hedgerow.client.state_dir import StateDir, StateDirTaken, default_state_dir
 from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.client.worker_process import AttachedWorker, ChildWorker, Worker, WorkerCommand
@@ -47,7 +48,7 @@ class ClientOptions:
         name: The node's name; None takes the certificate's, or else the one that the callable suggests.
         state_dir: None takes the default for this server and name.
         max_parallel: How many tasks may run at once.
-        worker_retries: How often a task whose worker died is tried again.
+        rules: What the site has decided about tasks.
         number_names: Whether a suggested name that is taken gets a number (name-2, name-3, …) instead of being refused.
     """
 
@@ -56,14 +57,16 @@ class ClientOptions:
     name: str | None = None
     state_dir: Path | None = None
     max_parallel: int = 1
-    worker_retries: int = WORKER_RETRIES
+    rules: Rules = field(default_factory=Rules)
     number_names: bool = False
 
     def __post_init__(self) -> None:
         if self.max_parallel < 1:
             raise ConfigError(f"--max-parallel is {self.max_parallel}; at least 1 task must be able to run.")
-        if self.worker_retries < 0:
-            raise ConfigError(f"--worker-retries is {self.worker_retries}; 0 is the least: a task fails when its worker dies.")
+        if self.rules.worker_retries < 0:
+            raise ConfigError(
+                f"--worker-retries is {self.rules.worker_retries}; 0 is the least: a task fails when its worker dies."
+            )
         if self.name is not None:
             check_name(self.name)
         if self.tls is not None and (subject := self.tls.check(Role.CLIENT).subject) is not None:
@@ -72,6 +75,7 @@ class ClientOptions:
                     f"The name is {self.name!r}, the certificate's is {subject.name!r}. Give no --name, or that one."
                 )
             object.__setattr__(self, "name", subject.name)
+        self.rules.policy.check_connection(with_certificate=self.tls is not None and self.tls.own is not None)
 
 
 def check_name(name: str) -> str:
@@ -127,6 +131,7 @@ async def run_client(options: ClientOptions, command: WorkerCommand | None, fd: 
     """
     stop = Stop()
     stop.install()
+    log.info("The site's policy allows %s", options.rules.policy, extra={"action": "policy"})
     if options.state_dir is not None:
         StateDir.open(options.state_dir).close()  # what is wrong with it shows before the callable is loaded
     first = await _first_worker(stop, command, fd)
@@ -171,7 +176,7 @@ async def _run_named(options: ClientOptions, suggested_name: str, pool: WorkerPo
         try:
             state = StateDir.open(options.state_dir or default_state_dir(options.server.text, name))
             try:
-                link = Link(options.server, options.tls, name, state, pool, options.worker_retries)
+                link = Link(options.server, options.tls, name, state, pool, options.rules)
                 await _run_link(link, stop)
                 return
             finally:
@@ -226,6 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--root-certificates-on-stdin", action="store_true")
     parser.add_argument("--certificates", nargs=3, type=Path)
+    parser.add_argument("--policy", type=Path)
     args = parser.parse_args(argv)
     # The user's process reads these lines and logs them in its own way.
     logs.configure("DEBUG", "json")
@@ -235,6 +241,7 @@ def main(argv: list[str] | None = None) -> int:
             tls=_tls(args),
             name=args.name,
             state_dir=args.state_dir,
+            rules=Rules(Policy() if args.policy is None else read_policy(args.policy)),
             number_names=True,
         )
     except ConfigError as error:

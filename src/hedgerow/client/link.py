@@ -7,18 +7,22 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 
+from hedgerow.audit import AUDIT_FILE, AuditLog
 from hedgerow.certificates import Tls
 from hedgerow.client.connection import Connection
 from hedgerow.client.delivery import Delivery
-from hedgerow.client.jobs import WORKER_RETRIES, Bench, Jobs
+from hedgerow.client.jobs import Bench, Jobs, Rules
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.parameter_cache import ParameterCache
 from hedgerow.client.session import Session, Standing, is_refusal
 from hedgerow.client.state_dir import StateDir
+from hedgerow.client.task_audit import TaskAudit
 from hedgerow.client.worker_pool import WorkerPool
+from hedgerow.clock import SystemClock
 from hedgerow.errors import Fenced, HedgerowError, ProtocolMismatch
 from hedgerow.waits import Backoff, Limit, pause
 from hedgerow.wire.channel import Address
+from hedgerow.wire.convert import origin_from_proto
 from hedgerow.wire.proto import fleet_pb2
 
 log = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ class Link:
         name: The node's name.
         state: The open state directory.
         pool: The workers.
-        worker_retries: How often a task whose worker died is tried again.
+        rules: What the site has decided about tasks.
 
     Attributes:
         outbox: Results that are not safe elsewhere yet.
@@ -65,16 +69,19 @@ class Link:
         name: str,
         state: StateDir,
         pool: WorkerPool,
-        worker_retries: int = WORKER_RETRIES,
+        rules: Rules | None = None,
     ) -> None:
         self._name = name
         self._state = state
         self._secure = tls is not None
         self._connection = Connection(server, tls, state.identity)
         self.outbox = Outbox(state)
-        self._delivery = Delivery(self.outbox, self._connection)
+        self._audit = AuditLog(state.path / AUDIT_FILE, SystemClock())
+        audit = TaskAudit(self._audit)
+        self._delivery = Delivery(self.outbox, self._connection, audit)
         cache = ParameterCache(state.path / "parameters")
-        self._jobs = Jobs(Bench(name, state, cache, self.outbox, pool, self._connection, self._delivery, worker_retries))
+        parts = (self.outbox, pool, self._connection, self._delivery, audit)
+        self._jobs = Jobs(Bench(name, state, cache, *parts, rules or Rules()))
         self._attempts = _Attempts()
         self._leaving = False
         self._job_done = False
@@ -154,7 +161,7 @@ class Link:
         async for event in session.events():
             match event.WhichOneof("event"):
                 case "assign":
-                    self._jobs.assign(event.assign)
+                    self._jobs.assign(event.assign, origin_from_proto(event.origin))
                 case "cancel":
                     self._jobs.cancel(event.cancel.task_id, event.cancel.reason)
                 case "release":
@@ -186,6 +193,7 @@ class Link:
 
     async def close(self) -> None:
         """Abandon tasks, stop transfers and drop the connection."""
-        self._delivery.close()
+        await self._delivery.close()
         await self._jobs.close()
         await self._connection.close()
+        self._audit.close()

@@ -29,6 +29,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hedgerow.client.state_dir import StateDir, write_atomically
+from hedgerow.copies import copied
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.wire.convert import check_id
 from hedgerow.wire.proto import records_pb2, worker_pb2
@@ -39,13 +40,35 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One finished result.
+class About:
+    """Which task a result is of.
 
     Attributes:
         task_id: The task.
         run_id: Its run.
-        label: What the log calls the task.
+        kind: Its kind.
+        round: Its round.
+        driver: The driver that the work is for, as the server named it.
+    """
+
+    task_id: str
+    run_id: str
+    kind: str
+    round: int
+    driver: str
+
+    @property
+    def label(self) -> str:
+        """What the log calls the task."""
+        return f"{self.kind} task (round {self.round}, run {self.run_id[:8]})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished result.
+
+    Attributes:
+        about: The task.
         reply: The reply; small parameters are in it.
         parameters: File with parameters that are not small, or None.
         size: Size of that file in bytes.
@@ -54,14 +77,27 @@ class Entry:
             which costs no more than sending a message twice.
     """
 
-    task_id: str
-    run_id: str
-    label: str
+    about: About
     reply: records_pb2.Reply
     parameters: Path | None
     size: int
     upload_id: str
     accepted_by: str = ""
+
+    @property
+    def task_id(self) -> str:
+        """The task."""
+        return self.about.task_id
+
+    @property
+    def run_id(self) -> str:
+        """Its run."""
+        return self.about.run_id
+
+    @property
+    def label(self) -> str:
+        """What the log calls the task."""
+        return self.about.label
 
 
 class Outbox:
@@ -102,9 +138,7 @@ class Outbox:
         """The entry of a task, if there is one."""
         return self._entries.get(task_id)
 
-    def put(
-        self, task_id: str, run_id: str, label: str, reply: records_pb2.Reply, parameters: Path | None, state: Path | None
-    ) -> Entry:
+    def put(self, about: About, reply: records_pb2.Reply, parameters: Path | None, state: Path | None) -> Entry:
         """Keep a result. The files of its parameters and of the run's new state are moved, not copied.
 
         Raises:
@@ -112,11 +146,11 @@ class Outbox:
             OSError: The disk is full or broken. Calling again with the same arguments goes on where this one failed.
             CorruptData: A file that is to be moved is not there.
         """
-        check_id("task_id", task_id)
-        check_id("run_id", run_id)
+        task_id = check_id("task_id", about.task_id)
+        check_id("run_id", about.run_id)
         entry = self._entries.get(task_id)
         if entry is None or entry.reply != reply:  # else an earlier call has got that far
-            entry = Entry(task_id, run_id, label, reply, None, 0, secrets.token_hex(16))
+            entry = Entry(about, reply, None, 0, secrets.token_hex(16))
             entry = self._entries[task_id] = self._write(entry, parameters, state)
         self._keep_state(entry)
         return entry
@@ -137,7 +171,7 @@ class Outbox:
             here, target = moves[0]
             entry = replace(entry, parameters=target, size=here.stat().st_size)
         hidden = self._folder / f".{path.name}"
-        hidden.write_bytes(_sealed(entry))  # what needs space comes first
+        copied("result to the outbox", hidden.write_bytes(_sealed(entry)))  # what needs space comes first
         for here, target in moves:
             if here != target:
                 here.rename(target)
@@ -213,8 +247,15 @@ def _tolerated(what: str) -> Iterator[None]:
 def _sealed(entry: Entry) -> bytes:
     """The entry's file: a digest, then the message."""
     size = None if entry.parameters is None else entry.size
+    about = entry.about
     kept = worker_pb2.KeptResult(
-        run_id=entry.run_id, label=entry.label, reply=entry.reply, upload_id=entry.upload_id, parameters_size=size
+        run_id=about.run_id,
+        kind=about.kind,
+        round=about.round,
+        driver=about.driver,
+        reply=entry.reply,
+        upload_id=entry.upload_id,
+        parameters_size=size,
     )
     body = kept.SerializeToString()
     return hashlib.sha256(body).digest() + body
@@ -239,4 +280,5 @@ def _read(path: Path) -> Entry | None:
         if not parameters.is_file() or parameters.stat().st_size != size:
             return None
     accepted_by = mark.read_text(errors="replace") if mark.is_file() else ""
-    return Entry(path.name, kept.run_id, kept.label, kept.reply, parameters, size, kept.upload_id, accepted_by)
+    about = About(path.name, kept.run_id, kept.kind, kept.round, kept.driver)
+    return Entry(about, kept.reply, parameters, size, kept.upload_id, accepted_by)

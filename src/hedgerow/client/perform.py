@@ -23,6 +23,7 @@ from hedgerow.client.client import Client, InvalidResult
 from hedgerow.client.context import Context, load_state, save_state
 from hedgerow.client.loader import ClientSource, user_traceback
 from hedgerow.client.numpy_client import NumPyAdapter, NumPyClient, describe
+from hedgerow.copies import copied
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.records import (
     Code,
@@ -121,7 +122,10 @@ def _sent_parameters(request: worker_pb2.WorkerRequest, payload: Payload | None)
     """The task's parameters: from their file, or out of the message."""
     if request.parameters_path:
         return open_writable(Path(request.parameters_path))
-    return _writable(bytearray(payload)) if isinstance(payload, bytes) else None
+    if not isinstance(payload, bytes):
+        return None
+    copied("parameters of a message to the worker", len(payload))
+    return _writable(bytearray(payload))
 
 
 def open_writable(path: Path) -> Parameters:
@@ -249,11 +253,13 @@ def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.Wo
             )
         if parameters is None:
             return message, False
-        if tensors.nbytes(parameters) < request.inline_max_bytes:
+        if (size := tensors.nbytes(parameters)) < request.inline_max_bytes:
+            copied("parameters to a message", size)
             message.parameters.inline = tensors.dumps(parameters)
             return message, False
         with path.open("xb", buffering=0) as file:
             tensors.write(parameters, file)
+        copied("parameters to a file", size)
         return message, True
     except (InvalidArgument, OSError) as error:
         for leftover in (path, Path(request.new_state_path)):

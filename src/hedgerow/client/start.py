@@ -24,6 +24,7 @@ from hedgerow.client.framing import FrameSocket
 from hedgerow.client.loader import ClientSource, source
 from hedgerow.client.numpy_client import NumPyClient
 from hedgerow.client.perform import perform
+from hedgerow.client.policy import read_policy
 from hedgerow.errors import ConfigError, HedgerowError
 from hedgerow.records import GRPC_MAX_MESSAGE_LENGTH
 from hedgerow.wire.proto import worker_pb2
@@ -45,6 +46,7 @@ def start_client(
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    policy: str | Path | None = None,
     load_callable_fn: Callable[[], ClientApp] | None = None,
     grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
     transport: str | None = None,
@@ -65,6 +67,8 @@ def start_client(
             number if it is taken.
         state_dir: Where identity and unsent results are kept. Without it: a folder for this server and name in the user's state
             directory.
+        policy: A TOML file with the site's policy: which drivers may give tasks, of which kinds, and how many sites must take
+            part. Read once, at start. Without it everything is allowed.
         load_callable_fn: A function that gives a :class:`~hedgerow.client.app.ClientApp`; called once.
         grpc_max_message_length: Accepted as in Flower, and not needed: parameters of any size travel.
         transport: The same: "grpc-bidi", "grpc-rere" and "rest" all mean the one transport that there is.
@@ -85,6 +89,10 @@ def start_client(
     )
     command += ["--name", name] if name is not None else []
     command += ["--state-dir", str(Path(state_dir).absolute())] if state_dir is not None else []
+    if policy is not None:
+        # What is wrong with it is raised here, not logged there.
+        read_policy(Path(policy)).check_connection(with_certificate=own is not None)
+        command += ["--policy", str(Path(policy).absolute())]
     with _LinkProcess(command, roots) as link:
         try:
             link.frames.send(worker_pb2.WorkerReply(ready=worker_pb2.WorkerReady(suggested_name=clients.suggested_name)))
@@ -107,6 +115,7 @@ def start_numpy_client(
     insecure: bool | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
+    policy: str | Path | None = None,
     grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
     transport: str | None = None,
 ) -> None:
@@ -119,6 +128,7 @@ def start_numpy_client(
         insecure=insecure,
         name=name,
         state_dir=state_dir,
+        policy=policy,
         grpc_max_message_length=grpc_max_message_length,
         transport=transport,
     )

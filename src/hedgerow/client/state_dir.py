@@ -9,6 +9,7 @@
     runs/<run>.state      what the client keeps for a run (context.py)
     deaths/<task>         how often the worker died under an open task
     work/                 what tasks are writing; emptied at start
+    audit.jsonl           what was asked of the site, and what became of it (task_audit.py)
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ _TEXTS = {
     Outcome.NODE_LOST: "the client has been away for too long",
     Outcome.EXPIRED: "the task took too long",
     Outcome.CANCELLED: "the task was cancelled",
+    Outcome.REFUSED: "the site's policy does not allow the task",
 }
 
 

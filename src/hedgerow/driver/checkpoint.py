@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hedgerow.copies import copied
 from hedgerow.driver.durable import (
     check_file,
     hidden_name,
@@ -128,10 +129,16 @@ class PreparedCheckpoint:
             except OSError as error:
                 log.debug("%s cannot get a second name: %s", self._file, error)
                 path.unlink(missing_ok=True)
-        return write_new(path, tensors.chunks(self.checkpoint.parameters))
+        return self._copied(self.checkpoint.parameters, path)
 
     def _write_tensors(self, path: Path) -> tuple[int, str]:
-        return write_new(path, tensors.chunks(self._encoder.tensors))
+        return self._copied(self._encoder.tensors, path)
+
+    @staticmethod
+    def _copied(parameters: Parameters, path: Path) -> tuple[int, str]:
+        size, digest = write_new(path, tensors.chunks(parameters))
+        copied("parameters to a checkpoint", size)
+        return size, digest
 
     def _content(self, manifest_bytes: int) -> dict[str, Any]:
         checkpoint = self.checkpoint

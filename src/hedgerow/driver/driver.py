@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from hedgerow.certificates import Tls
+from hedgerow.driver.acknowledgements import Acknowledgements
 from hedgerow.driver.config import DriverLimits
 from hedgerow.driver.connection import Connection
 from hedgerow.driver.parameter_files import ParameterFiles
@@ -96,6 +97,7 @@ class Driver:
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
+        self._acknowledgements = Acknowledgements(self._connection, self._reconnect, lambda error: self.mirror.abort(error))
 
     def connect(self) -> None:
         """Connect and open the run. Keeps trying for ``connect_s`` while the server is not there.
@@ -205,6 +207,7 @@ class Driver:
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
         self._push_all(tasks)
+        self._acknowledgements.tell()
         return list(tasks)
 
     def _push_all(self, tasks: Sequence[Task]) -> None:
@@ -295,9 +298,19 @@ class Driver:
             self._connection.spawn(self._cancel(driver_pb2.CancelTasksRequest(run_id=self.run_id, task_ids=ids, reason=reason)))
 
     def acknowledge(
-        self, round: int, manifest: str = "", manifest_round: int | None = None, keep: Iterable[Payload] = ()
+        self,
+        round: int,
+        manifest: str = "",
+        manifest_round: int | None = None,
+        keep: Iterable[Payload] = (),
+        *,
+        later: bool = False,
     ) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
+
+        With ``later`` this does not wait for the server, which is told after the next :meth:`push`, or a moment later where none
+        follows; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
+        are gone before those of the next one come.
 
         Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server;
         it is that of ``manifest_round``, if given: an asynchronous run gets on while tasks of earlier rounds are under way.
@@ -312,7 +325,9 @@ class Driver:
             manifest_round=round if manifest_round is None else manifest_round,
         )
         self._retold.acknowledged(round)
-        self._connection.call_blocking("AcknowledgeRound", request, self._reconnect)
+        self._acknowledgements.owe(request)
+        if not later or self._payloads.has_blobs:
+            self._acknowledgements.settle(self._reconnect)
         self.mirror.forget(round)
 
     def end(self, state: RunState, message: str = "") -> None:
@@ -323,13 +338,19 @@ class Driver:
         """
         if self._over:
             return
-        request = driver_pb2.EndRunRequest(run_id=self.run_id, state=convert.run_state_to_proto(state), message=message[:2000])
         limit = self.limits.limit("end_run_s") if state is RunState.FINISHED else END_AFTER_ERROR
+        try:
+            self._acknowledgements.settle(limit)
+        except HedgerowError:
+            if state is RunState.FINISHED:
+                raise
+        request = driver_pb2.EndRunRequest(run_id=self.run_id, state=convert.run_state_to_proto(state), message=message[:2000])
         self._connection.call_blocking("EndRun", request, limit)
         self._over = True
 
     def close(self) -> None:
         """Close the connection; does not end the run. Doing it twice is the same as doing it once."""
+        self._acknowledgements.drop()
         if self._watcher is not None:
             self.mirror.abort(HedgerowError("The driver was closed."))
         if self._payloads is not None:

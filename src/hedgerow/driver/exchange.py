@@ -194,7 +194,7 @@ class DriverExchange:
     def finish_round(self, server_round: int, manifest: str = "", oldest_open: int | None = None) -> None:
         """Clients may drop the results of rounds of which nothing is open, and the server their blobs; it keeps the manifest."""
         released = server_round if oldest_open is None else min(server_round, oldest_open - 1)
-        self.driver.acknowledge(released, manifest, server_round, self._sent.payloads())
+        self.driver.acknowledge(released, manifest, server_round, self._sent.payloads(), later=True)
 
     def close(self) -> None:
         """Forget what has not been fetched yet."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hedgerow.aggregation.blocks import MEMORY
+from hedgerow.copies import copied
 from hedgerow.records import Layout, NDArray, Parameters
 from hedgerow.wire import tensors
 
@@ -52,7 +53,7 @@ class ParameterFiles:
         path = self._new_path()
         try:
             with path.open("xb", buffering=0) as file:
-                tensors.write_blocks(layout, values, file)
+                copied("parameters to a file", tensors.write_blocks(layout, values, file))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -70,7 +71,7 @@ class ParameterFiles:
         path = self._new_path()
         try:
             with path.open("xb", buffering=0) as file:
-                tensors.write(parameters, file)
+                copied("parameters to a file", tensors.write(parameters, file))
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hedgerow.certificates import Tls
+from hedgerow.copies import copied
 from hedgerow.driver.connection import Connection
 from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
@@ -45,6 +46,9 @@ class Payloads:
         tls: What to connect with; None for HTTP without TLS.
         reconnect: How long the server may be away during a transfer.
         files: Parameters that lie in files already.
+
+    Attributes:
+        has_blobs: Whether any parameters have travelled as a blob.
     """
 
     def __init__(self, connection: Connection, run_id: str, tls: Tls | None, reconnect: Limit, files: ParameterFiles) -> None:
@@ -58,6 +62,7 @@ class Payloads:
         self._plane: DataPlane | None = None
         self._peer: BlobPeer | None = None
         self._closed = False
+        self.has_blobs = False
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
         self._known: weakref.WeakKeyDictionary[Parameters, Payload] = weakref.WeakKeyDictionary()
@@ -133,12 +138,14 @@ class Payloads:
         assert self._plane is not None, "the run is open"
         size = tensors.nbytes(parameters)
         if size < self._plane.inline_max_bytes:
+            copied("parameters to a message", size)
             return tensors.dumps(parameters)
         own = self._files.path(parameters)
         path = own or self._new_path()
         if own is None:
             with path.open("xb", buffering=0) as file:
                 tensors.write(parameters, file)
+            copied("parameters to a file", size)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:
             blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload", threading.Event())
@@ -159,6 +166,7 @@ class Payloads:
 
     def _persist(self, transfer: Callable[[BlobPeer], T], what: str, given_up: threading.Event) -> T:
         """Transfer, and go on with it when the server comes back."""
+        self.has_blobs = True
         backoff = Backoff()
         started = time.monotonic()
         while True:

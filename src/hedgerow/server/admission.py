@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,9 @@ class Admission:
         revocations: Which of these are not good any longer.
         clock: Tells when one is out of date.
         audit: Where calls are noted.
+
+    Attributes:
+        begun: How many calls have begun, by API and method.
     """
 
     def __init__(self, mutual: bool, revocations: Revocations, clock: Clock, audit: AuditLog) -> None:
@@ -60,6 +64,7 @@ class Admission:
         self._revocations = revocations
         self._clock = clock
         self._open: set[_OpenCall] = set()
+        self.begun: Counter[tuple[str, str]] = Counter()
         revocations.subscribe(asyncio.get_running_loop(), self.end_refused)
 
     @contextlib.contextmanager
@@ -93,13 +98,14 @@ class Admission:
         finally:
             self._open.discard(running)
 
-    def note(self, who: str, what: str, outcome: str, request: object) -> None:
-        """Note a call in the audit log; one line for each task where it is about several."""
+    def note(self, who: str, what: str, outcome: str, request: object, more: Mapping[str, str] | None = None) -> None:
+        """Note a call in the audit log, with more than its request says; one line for each task where it is about several."""
         tasks = list(getattr(request, "tasks", ())) or [request]
         for task in tasks:
             about = {name: str(getattr(task, name, "")) for name in ("run_id", "task_id", "node_id", "upload_id")}
             about["run_id"] = about["run_id"] or str(getattr(request, "run_id", ""))
-            self._audit.note(who, what, outcome, about | {"digest": _digest_of(task)})
+            about["kind"] = str(getattr(getattr(task, "instruction", None), "kind", ""))
+            self._audit.note(who, what, outcome, {**about, "digest": _digest_of(task), **(more or {})})
 
     def check_name(self, who: Identity, name: str) -> None:
         """Let a node have the name that its certificate has.

@@ -17,6 +17,7 @@ from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.sessions import Sessions
+from hedgerow.store.changes import phase_of
 from hedgerow.store.rounds import ROUND_IS_OVER
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit
@@ -99,7 +100,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
             log.info("Received %d %s task(s) from the driver of run %s", count, kind, request.run_id)
         by_id = {task.task_id: task for task in request.tasks}
         for node_id, epoch, task in ((a.node_id, a.epoch, a.task) for a in pushed.assign):
-            session = self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(assign=by_id[task.task_id]))
+            origin = convert.origin_to_proto(pushed.origins[phase_of(task)])
+            session = self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(assign=by_id[task.task_id], origin=origin))
             if session is not None:
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, session.name or node_id)
         if pushed.failed:

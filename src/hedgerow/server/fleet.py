@@ -16,10 +16,11 @@ from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells
-from hedgerow.server.calls import Context, call
+from hedgerow.server.calls import Context, call, tell_audit
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.sessions import NodeSession, Sessions
+from hedgerow.store.changes import phase_of
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, wait
 from hedgerow.wire import convert
@@ -83,7 +84,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 await context.write(fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=opened.release)))
             for task in opened.assign:
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
-                await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task)))
+                origin = convert.origin_to_proto(opened.origins[phase_of(task)])
+                await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task), origin=origin))
             session.last_heard = asyncio.get_running_loop().time()
             reader = asyncio.get_running_loop().create_task(self._read(session, context))
             await self._write(session, context)
@@ -196,6 +198,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         reply = convert.reply_from_proto(request.reply)
         with self._patience(NotFound):
             completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
+        tell_audit(run_id=completed.run_id, task_outcome=str(reply.outcome))
         if completed.accepted:
             self._bells.ring(f"run/{completed.run_id}")
             level = logging.INFO if reply.outcome is Outcome.OK else logging.WARNING

@@ -137,7 +137,12 @@ class Service:
         log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
 
         web = WebPort(
-            store, self.sessions.__len__, lambda: (blobs.received_bytes, blobs.sent_bytes), folder.free_bytes, self._gate
+            store,
+            self.sessions.__len__,
+            lambda: (blobs.received_bytes, blobs.sent_bytes),
+            folder.free_bytes,
+            self._gate,
+            admission.begun,
         )
         self._exits.push_async_callback(web.stop)
         self.web_port = await web.start(options.web_address)

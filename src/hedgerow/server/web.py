@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
@@ -37,6 +37,20 @@ class _Commits(Collector):
         yield CounterMetricFamily("hedgerow_commit_failures", "Commits that the database refused", value=totals.failures)
 
 
+class _Calls(Collector):
+    """Calls of the gRPC APIs, as Prometheus counts them."""
+
+    def __init__(self, begun: Mapping[tuple[str, str], int]) -> None:
+        self._begun = begun
+
+    def collect(self) -> Iterator[Metric]:
+        """The numbers now."""
+        family = CounterMetricFamily("hedgerow_calls", "Calls that have begun, refused ones included", labels=["api", "method"])
+        for (api, method), count in self._begun.items():
+            family.add_metric([api, method], count)
+        yield family
+
+
 class WebPort:
     """Serves the state of the server to people and programs on the same machine."""
 
@@ -47,6 +61,7 @@ class WebPort:
         blob_bytes: Callable[[], tuple[int, int]],
         free_bytes: Callable[[], int],
         gate: Gate,
+        calls: Mapping[tuple[str, str], int],
     ) -> None:
         self._store = store
         self._gate = gate
@@ -63,6 +78,7 @@ class WebPort:
         self._moved = Gauge("hedgerow_blob_bytes", "Bytes through the blob port", ["direction"], registry=self._registry)
         self._free = Gauge("hedgerow_disk_free_bytes", "Bytes that new blobs may still take", registry=self._registry)
         self._registry.register(_Commits(store))
+        self._registry.register(_Calls(calls))
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: Address) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from hedgerow.records import Blob, Node, NodeState, Outcome, RunState, Task
+from hedgerow.records import Blob, Node, NodeState, Origin, Outcome, RunState, Task
 from hedgerow.task_states import TaskState
 
 Notice: TypeAlias = tuple[str, int, str]
@@ -16,10 +16,20 @@ Release: TypeAlias = tuple[str, int, list[str]]
 """Node id, epoch of its open session, task ids: tell the node that these outbox entries may go."""
 
 
+Phase: TypeAlias = tuple[str, int, str]
+"""Run, round and kind: what the tasks have in common that ask several nodes for the same."""
+
+
+def phase_of(task: Task) -> Phase:
+    """The phase that a task belongs to."""
+    return task.run_id, task.round, task.instruction.kind
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
     """A session's epoch, and what the client must be told: tasks to carry out, tasks to drop, outbox entries to drop.
 
+    ``origins`` has the origin of each task to carry out, by its phase.
     ``run_ids`` are runs whose tasks failed because this node took the name of one that is gone: their drivers' bells must ring.
     """
 
@@ -28,6 +38,7 @@ class SessionOpened:
     cancel: list[str]
     release: list[str]
     run_ids: list[str] = field(default_factory=list)
+    origins: Mapping[Phase, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,15 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """How many tasks were new, those to send now, and whether some of them failed at once (there are results to read)."""
+    """How many tasks were new, those to send now, and whether some of them failed at once (there are results to read).
+
+    ``origins`` has the origin of each task to send, by its phase.
+    """
 
     created: int
     assign: list[Assignment]
     failed: bool
+    origins: Mapping[Phase, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

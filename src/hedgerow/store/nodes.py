@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from hedgerow.errors import AlreadyExists, NotFound
 from hedgerow.records import Node, NodeState, Outcome, Reply, RunState, Task
 from hedgerow.security import Identity, check_secret
-from hedgerow.store import lost_blobs, schema
+from hedgerow.store import lost_blobs, phases, schema
 from hedgerow.store.changes import Lost, SessionOpened
 from hedgerow.store.schema import Row
 from hedgerow.store.tasks import NEVER, finish, move, open_tasks_of_node, read_task, rows_by_id, tasks_of_absent_nodes
@@ -64,7 +64,7 @@ def open_session(connection: Connection, who: Identity, name: str, in_hand: InHa
         connection.execute(update(schema.nodes).where(_NODES.node_id == who.id).values(values))
     assign = _resume(connection, who.id, in_hand, now) + lost_blobs.ask_again(connection, who.id, in_hand.finished)
     cancel, release = _to_drop(connection, who.id, in_hand)
-    return SessionOpened(epoch, assign, cancel, release, run_ids)
+    return SessionOpened(epoch, assign, cancel, release, run_ids, phases.origins(connection, assign))
 
 
 def _take_name(connection: Connection, node_id: str, name: str, now: float) -> list[str]:

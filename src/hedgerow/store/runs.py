@@ -88,6 +88,7 @@ def create_run(connection: Connection, who: Identity, new: NewRun, now: float) -
             "seed": str(new.seed),
             "owner_id": who.id,
             "secret_hash": who.secret_hash,
+            "certificate": who.certificate,
             "state": RunState.PENDING.value,
             "created_at": now,
             "last_seen": now,

@@ -44,7 +44,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 3
+VERSION = 4
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -81,6 +81,7 @@ runs = Table(
     Column("seed", String(20), nullable=False),  # 64 bits without a sign: more than the database's integers hold
     Column("owner_id", String(64), nullable=False),
     Column("secret_hash", String(64), nullable=False),
+    Column("certificate", Text, nullable=False, default=""),  # of the driver that opened it; "": it showed none
     Column("state", String(16), nullable=False, index=True),
     Column("message", Text, nullable=False, default=""),
     Column("created_at", Double, nullable=False, index=True),
@@ -108,8 +109,19 @@ tasks = Table(
     Column("ended_at", Double),
     Index("tasks_by_node", "node_id", "state"),
     Index("tasks_by_run", "run_id", "state"),
+    Index("tasks_by_phase", "run_id", "round", "kind", "node_id"),
     Index("tasks_by_state", "state", "sent_at"),
     sqlite_autoincrement=True,
+)
+
+# To how many nodes that were not lost the driver has given tasks of one kind in one round.
+phases = Table(
+    "phases",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("kind", String(64), primary_key=True),
+    Column("sites", BigInteger, nullable=False),
 )
 
 results = Table(

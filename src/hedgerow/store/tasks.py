@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound
 from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
-from hedgerow.store import references, schema
+from hedgerow.store import phases, references, schema
 from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Pushed
 from hedgerow.store.runs import mark_running, open_run, own_run
 from hedgerow.store.schema import Row
@@ -213,23 +213,28 @@ def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence
     _take_blobs(connection, references.owner(who), run_id, fresh)
     mark_running(connection, run)
     known_nodes = _nodes_by_id(connection, (task.node_id for task in new))
-    values, unreachable = [], []
-    assign = _wanted_again(connection, known.values(), known_nodes, push)
+    values, counted, assign, unreachable = [], [], [], []
+    again = _wanted_again(connection, known.values(), known_nodes, push)
     for task in fresh:
         node = known_nodes.get(task.node_id)
         state = TaskState.QUEUED
         if node is None or node.state == NodeState.LOST:
             if not push.settling:
                 unreachable.append(task.task_id)
-        elif node.state == NodeState.ONLINE:
-            state = after(state, Event.SENT)
-            assign.append(Assignment(task.node_id, node.epoch, task))
+        else:
+            counted.append(task)
+            if node.state == NodeState.ONLINE:
+                state = after(state, Event.SENT)
+                assign.append(Assignment(task.node_id, node.epoch, task))
         values.append(_task_values(task, state, push.now))
+    origins = phases.count(connection, run, counted)
     if values:
         connection.execute(_ADD_TASKS, values)
     gone = Reply(Outcome.NODE_LOST, "The node is lost or was never here.")
     finish(connection, rows_by_id(connection, unreachable), gone, push.now)
-    return Pushed(len(fresh), assign, bool(unreachable))
+    if again:
+        origins |= phases.origins(connection, (one.task for one in again))
+    return Pushed(len(fresh), again + assign, bool(unreachable), origins)
 
 
 def _task_values(task: Task, state: TaskState, now: float) -> dict[str, object]:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hedgerow import errors
+from hedgerow.copies import copied
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached
 from hedgerow.records import Blob
 from hedgerow.wire.convert import check_digest
@@ -193,6 +194,7 @@ class Connection:
             with contextlib.suppress(CutError):  # it may have said why before it hung up
                 self._answer((200, 204, 409))
             raise
+        copied("blob sent", size - offset)
         response, text = self._answer((200, 204, 409))
         if response.status != 200:
             raise CutError(f"the server has {_offset(response)} bytes of {size}, {offset} were there before.")
@@ -297,6 +299,7 @@ class Connection:
                     filled += count
             finally:
                 _append(file, block[:filled])
+                copied("blob received", filled)
                 offset += filled
                 moved(offset)
 

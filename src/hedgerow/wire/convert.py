@@ -12,6 +12,7 @@ from hedgerow.records import (
     Instruction,
     Node,
     NodeState,
+    Origin,
     Outcome,
     Payload,
     Reply,
@@ -31,6 +32,7 @@ _OUTCOMES = {
     Outcome.NODE_LOST: records_pb2.OUTCOME_NODE_LOST,
     Outcome.EXPIRED: records_pb2.OUTCOME_EXPIRED,
     Outcome.CANCELLED: records_pb2.OUTCOME_CANCELLED,
+    Outcome.REFUSED: records_pb2.OUTCOME_REFUSED,
 }
 _OUTCOMES_BACK = {number: outcome for outcome, number in _OUTCOMES.items()}
 _NODE_STATES = {
@@ -214,6 +216,16 @@ def task_from_proto(message: records_pb2.Task) -> Task:
         message.seed,
         instruction_from_proto(message.instruction),
     )
+
+
+def origin_to_proto(origin: Origin) -> records_pb2.Origin:
+    """What the server knows of a task."""
+    return records_pb2.Origin(driver=origin.driver, sites=origin.sites)
+
+
+def origin_from_proto(message: records_pb2.Origin) -> Origin:
+    """What the server says that it knows of a task."""
+    return Origin(message.driver, message.sites)
 
 
 def check_id(name: str, value: str) -> str:

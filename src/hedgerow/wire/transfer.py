@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import blake3
 
+from hedgerow.copies import copied
 from hedgerow.errors import ConfigError, CorruptData, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.waits import Backoff, Limit, wait_condition
@@ -224,6 +225,7 @@ def file_digest(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
             hasher.update(block[:count])
+            copied("blob hashed here", count)
     return hasher.hexdigest()
 
 

@@ -42,7 +42,7 @@ async def test_a_story_can_be_read_in_the_audit_log(attacked: Federation) -> Non
         (client, "ResolveBlob", "ok", RUN, TASK, blob.digest),
         (client, "GET", "200", "", "", blob.digest),
         (thief, "GET", "PermissionDenied", "", "", blob.digest),
-        (client, "CompleteTask", "ok", "", TASK, ""),
+        (client, "CompleteTask", "ok", RUN, TASK, ""),
         (thief, "EndRun", "PermissionDenied", RUN, "", ""),
     ]
     path = attacked.state / AUDIT_FILE

@@ -13,7 +13,9 @@ import grpc.aio
 import numpy as np
 
 from hedgerow import errors
+from hedgerow.client.jobs import Rules
 from hedgerow.client.link import Link
+from hedgerow.client.policy import Policy
 from hedgerow.client.state_dir import StateDir
 from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.client.worker_process import ChildWorker, WorkerCommand
@@ -48,6 +50,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
     Attributes:
         refuse: Errors by call's name; the first is raised and removed.
         inline_max_bytes: What clients are told.
+        asked: Which blobs they wanted.
     """
 
     def __init__(self) -> None:
@@ -56,6 +59,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
         self.server_id = "server0001"
         self.sessions: list[FakeSession] = []
         self.completed: list[fleet_pb2.CompleteTaskRequest] = []
+        self.asked: list[records_pb2.ResolveBlobRequest] = []
         self.refuse: dict[str, list[errors.HedgerowError]] = {}
         self.epoch = 0
         self.port = 0
@@ -136,6 +140,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
         raise NotImplementedError
 
     async def ResolveBlob(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append(request)
         await self._refuse("ResolveBlob", context)
         raise NotImplementedError
 
@@ -158,9 +163,10 @@ def parameters_of(reply: Reply) -> Parameters:
 class Site:
     """A client with real workers whose link runs in the test's event loop."""
 
-    def __init__(self, folder: Path, fleet: FakeFleet, text: str) -> None:
+    def __init__(self, folder: Path, fleet: FakeFleet, text: str, policy: Policy | None = None) -> None:
         self.folder = folder
         self.fleet = fleet
+        self.rules = Rules(policy or Policy())
         (folder / "client.py").write_text(text)
         self.running: asyncio.Task[None] | None = None
 
@@ -173,7 +179,7 @@ class Site:
         self.worker = await start()
         self.pool = WorkerPool(start, self.worker, 1)
         self.state = StateDir.open(self.folder / "state")
-        self.link = Link(Address("127.0.0.1", self.fleet.port), None, "site", self.state, self.pool)
+        self.link = Link(Address("127.0.0.1", self.fleet.port), None, "site", self.state, self.pool, self.rules)
         self.running = asyncio.create_task(self.link.run())
 
     async def stop(self) -> None:

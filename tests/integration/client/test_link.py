@@ -18,6 +18,7 @@ from hedgerow.client.worker_process import ChildWorker
 from hedgerow.records import Blob, Outcome
 from hedgerow.waits import wait
 from hedgerow.wire.proto import worker_pb2
+from tests.integration.attacks.federation import eventually
 from tests.integration.client.fleet import (
     SOON,
     FakeFleet,
@@ -362,7 +363,7 @@ async def test_a_result_for_a_task_that_the_server_does_not_know_is_dropped(flee
     session.push(assign=task(2))
     await fleet.replies(1)
     assert fleet.completed[0].task_id == "task0002"
-    assert site.outbox() == {"task0002"}
+    await eventually(lambda: site.outbox() == {"task0002"}, "the first result to be dropped")
 
 
 async def test_parameters_that_the_client_may_not_read_are_a_failure(fleet: FakeFleet, site: Site) -> None:

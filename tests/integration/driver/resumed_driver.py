@@ -19,6 +19,7 @@ from typing import Any
 
 from hedgerow.aggregation.mean import WeightedMean
 from hedgerow.driver import Callback, CsvReport, RoundEnd, Server, ServerConfig, checkpoint, driver, start_driver
+from hedgerow.driver.acknowledgements import ANSWERED, Acknowledgements
 from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
 from hedgerow.records import GetPropertiesIns, Parameters
@@ -117,8 +118,11 @@ STEPS: dict[str, Callable[[], None]] = {
     "while clients evaluate": lambda: after(driver.Driver, "push", tasks_are("evaluate")),
     "before the rename": lambda: before(checkpoint, "rename", checkpoint_of(DEADLY)),
     "after the rename": lambda: after(checkpoint, "rename", checkpoint_of(DEADLY)),
-    "before the acknowledgement": lambda: before(driver.Driver, "acknowledge", lambda self, *args: args[0] == DEADLY),
-    "after the acknowledgement": lambda: after(driver.Driver, "acknowledge", lambda self, *args: args[0] == DEADLY),
+    "before the acknowledgement": lambda: before(driver.Driver, "acknowledge", lambda self, *args, **kwargs: args[0] == DEADLY),
+    "after the acknowledgement": lambda: after(Acknowledgements, "owe", lambda self, request: request.round == DEADLY),
+    "after the acknowledgement is told": lambda: after(
+        Acknowledgements, "owe", lambda self, request: request.round == DEADLY and self.settle(ANSWERED) is None
+    ),
     "before the end": lambda: before(driver.Driver, "end", lambda *args: True),
     "after the end": lambda: after(driver.Driver, "end", lambda *args: True),
 }

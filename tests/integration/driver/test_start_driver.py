@@ -131,6 +131,7 @@ def test_same_seed_gives_the_same_bits_whatever_the_nodes_order() -> None:
         (Reply(Outcome.WORKER_DIED), "worker_died", "worker process died"),
         (Reply(Outcome.NODE_LOST), "node_lost", "away for too long"),
         (Reply(Outcome.NOT_IMPLEMENTED), "not_implemented", "no such method"),
+        (Reply(Outcome.REFUSED, "The site's policy allows no tasks of the kind 'fit'."), "refused", "policy allows no tasks"),
         (Reply(Outcome.OK, num_examples=1), "bad_update", "returned no parameters"),
         (Reply(Outcome.OK, num_examples=1, parameters=b"rubbish"), "bad_update", "cannot be read"),
         (

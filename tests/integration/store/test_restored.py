@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hedgerow.errors import AlreadyExists, NotFound, PermissionDenied
-from hedgerow.records import NodeState, Outcome, RunState
+from hedgerow.records import NodeState, Origin, Outcome, RunState
 from hedgerow.store.backup import back_up
 from hedgerow.store.store import RESTORED_GRACE_S, Store
 from tests.integration.store.conftest import HeldClock, client, driver, fit
@@ -68,9 +68,11 @@ async def test_tasks_in_the_backup_wait_until_their_driver_names_them_again(rest
 async def test_tasks_wait_for_nodes_that_came_after_the_backup_and_fail_when_they_do_not_come(
     restored: Store, clock: HeldClock
 ) -> None:
-    tasks = [fit(B), fit(client(3))]
+    tasks = [fit(B, round=9), fit(client(3), round=9)]
     assert not (await restored.push_tasks(DRIVER, RUN, tasks)).failed
-    assert (await restored.open_session(B, "b", [], [])).assign == tasks[:1]
+    opened = await restored.open_session(B, "b", [], [])
+    assert opened.assign == tasks[:1]
+    assert opened.origins == {(RUN, 9, "fit"): Origin(f"driver/{DRIVER.id}", 0)}, "nobody was known when they were counted"
     clock.advance(601)
     lost = await restored.lose_nodes(clock.now() - 600, clock.now() - 60)
     assert [node.state for node in lost.nodes] == [NodeState.LOST]  # A, which was online when the backup was made

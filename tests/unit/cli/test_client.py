@@ -13,7 +13,9 @@ import pytest
 
 from hedgerow.certificates import Tls
 from hedgerow.cli import client
+from hedgerow.client.jobs import Rules
 from hedgerow.client.launch import ClientOptions
+from hedgerow.client.policy import Policy
 from hedgerow.client.worker_process import WorkerCommand
 
 
@@ -64,11 +66,26 @@ def test_the_documented_command_is_understood(started: Started, monkeypatch: pyt
 def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> None:
     pem = tmp_path / "ca.pem"
     pem.write_text(CERTIFICATE)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("kinds = ['fit']")
     options = ["--root-certificates", str(pem), "--server", "[::1]", "--state-dir", "s", "--name", "north", "--max-parallel", "3"]
-    more = ["--callable-dir", str(tmp_path), "--log-level", "DEBUG", "--log-format", "json", "--worker-retries", "4"]
+    more = [
+        "--callable-dir",
+        str(tmp_path),
+        "--log-level",
+        "DEBUG",
+        "--log-format",
+        "json",
+        "--worker-retries",
+        "4",
+        "--policy",
+        str(policy),
+    ]
     assert client.main(["--callable", "client:it", *options, *more]) == 0
     ((got, command),) = started
-    assert got == ClientOptions(got.server, Tls(pem.read_bytes()), "north", Path("s"), 3, 4)
+    assert got == ClientOptions(
+        got.server, Tls(pem.read_bytes()), "north", Path("s"), 3, Rules(Policy(kinds=frozenset({"fit"})), 4)
+    )
     assert got.server.text == "[::1]:9091"
     assert command == WorkerCommand("client:it", tmp_path, "DEBUG", "json")
 
@@ -82,6 +99,7 @@ def test_every_option_reaches_its_place(started: Started, tmp_path: Path) -> Non
         (["--root-certificates", argparse.__file__], "is not in PEM format|not certificates"),
         (["--insecure", "--server", "http://x/y"], "is not an address"),
         (["--insecure", "--max-parallel", "0"], "--max-parallel is 0"),
+        (["--insecure", "--policy", "/nowhere.toml"], "Cannot read the site's policy /nowhere.toml"),
         (["--insecure", "--name", "two\nlines"], "is no name for a node"),
         (["--insecure", "--name", ""], "is no name for a node"),
         (["--insecure", "--name", "x" * 129], "is no name for a node"),
@@ -92,6 +110,15 @@ def test_wrong_options_end_with_2_and_say_what_to_do(
 ) -> None:
     assert client.main(["--callable", "client:it", *arguments]) == 2
     assert re.search(told, capsys.readouterr().err)
+    assert started == []
+
+
+def test_a_policy_that_cannot_be_kept_is_refused(started: Started, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    for text, told in (("driver = ['ann']", "has the key 'driver'"), ("drivers = ['ann']", "asks for no certificates")):
+        policy.write_text(text)
+        assert client.main(["--callable", "client:it", "--insecure", "--policy", str(policy)]) == 2
+        assert told in capsys.readouterr().err
     assert started == []
 
 

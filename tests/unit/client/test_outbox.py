@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hedgerow.client.outbox import Outbox
+from hedgerow.client.outbox import About, Outbox
 from hedgerow.client.state_dir import StateDir
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 TASK = "a" * 32
+ABOUT = About(TASK, "run00001", "fit", 3, "hedgerow://driver/ann")
 REPLY = records_pb2.Reply(outcome=records_pb2.OUTCOME_OK, num_examples=3)
 
 
@@ -34,7 +36,7 @@ def file(state: StateDir, content: bytes) -> Path:
 
 def put(state: StateDir, content: bytes = b"tensors") -> Outbox:
     outbox = Outbox(state)
-    outbox.put(TASK, "run00001", "fit task", REPLY, file(state, content), None)
+    outbox.put(ABOUT, REPLY, file(state, content), None)
     return outbox
 
 
@@ -54,7 +56,7 @@ def test_parameters_are_moved_not_copied(state: StateDir) -> None:
 
 
 def test_an_entry_without_parameters_survives_too(state: StateDir) -> None:
-    Outbox(state).put(TASK, "run00001", "evaluate task", REPLY, None, None)
+    Outbox(state).put(ABOUT, REPLY, None, None)
     entry = Outbox(state).get(TASK)
     assert entry is not None
     assert entry.parameters is None
@@ -118,9 +120,9 @@ def test_a_full_disk_leaves_the_files_for_another_try(state: StateDir, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
-            outbox.put(TASK, "run00001", "fit task", REPLY, result, None)
+            outbox.put(ABOUT, REPLY, result, None)
     assert TASK not in outbox
-    assert outbox.put(TASK, "run00001", "fit task", REPLY, result, None).size == 7
+    assert outbox.put(ABOUT, REPLY, result, None).size == 7
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
@@ -140,9 +142,9 @@ def test_whichever_rename_fails_another_try_keeps_parameters_and_state(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", broken)
         with pytest.raises(OSError, match="No space left"):
-            outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+            outbox.put(ABOUT, REPLY, result, new_state)
     assert not state.run_state_path("run00001").exists(), "the state changes with the result, not before it"
-    entry = outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    entry = outbox.put(ABOUT, REPLY, result, new_state)
     assert entry.parameters is not None
     assert entry.parameters.read_bytes() == b"tensors"
     assert state.run_state_path("run00001").read_bytes() == b"new"
@@ -191,9 +193,9 @@ def test_wherever_the_disk_fails_another_try_keeps_the_result_and_the_state(stat
     outbox, result, new_state = Outbox(state), file(state, b"tensors"), state.work_path(TASK, "state")
     new_state.write_bytes(b"new")
     with fails_at(step, FULL) as steps, contextlib.suppress(OSError):
-        outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+        outbox.put(ABOUT, REPLY, result, new_state)
     assert len(steps) == step + 1, "one step more fails each time"
-    entry = outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+    entry = outbox.put(ABOUT, REPLY, result, new_state)
     assert entry.parameters is not None
     assert entry.parameters.read_bytes() == b"tensors"
     assert state.run_state_path("run00001").read_bytes() == b"new"
@@ -206,7 +208,7 @@ def test_wherever_the_client_dies_it_has_the_whole_result_with_its_state_or_neit
     outbox, result, new_state = Outbox(state), file(state, b"tensors"), state.work_path(TASK, "state")
     new_state.write_bytes(b"new")
     with fails_at(step, Killed()), pytest.raises(Killed):
-        outbox.put(TASK, "run00001", "fit task", REPLY, result, new_state)
+        outbox.put(ABOUT, REPLY, result, new_state)
     entry = Outbox(state).get(TASK)
     kept = state.run_state_path("run00001").read_bytes()
     if entry is None:
@@ -224,7 +226,7 @@ def test_wherever_the_client_dies_it_has_the_whole_result_with_its_state_or_neit
 def test_until_a_failure_has_taken_its_place_a_refused_result_is_there(state: StateDir, step: int, error: BaseException) -> None:
     outbox, failure = put(state), records_pb2.Reply(outcome=records_pb2.OUTCOME_INVALID_RESULT)
     with fails_at(step, error), pytest.raises(type(error)):
-        outbox.put(TASK, "run00001", "fit task", failure, None, None)
+        outbox.put(ABOUT, failure, None, None)
     entry = Outbox(state).get(TASK)
     assert entry is not None
     assert entry.reply == REPLY
@@ -234,7 +236,7 @@ def test_until_a_failure_has_taken_its_place_a_refused_result_is_there(state: St
 
 def test_a_result_whose_file_is_gone_is_told_and_not_tried_for_ever(state: StateDir) -> None:
     with pytest.raises(CorruptData, match="not there any longer"):
-        Outbox(state).put(TASK, "run00001", "fit task", REPLY, state.work_path(TASK, "result"), None)
+        Outbox(state).put(ABOUT, REPLY, state.work_path(TASK, "result"), None)
 
 
 def test_notes_that_do_not_fit_on_the_disk_end_nobody(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +265,7 @@ def test_the_runs_state_changes_together_with_the_result(state: StateDir) -> Non
     outbox = Outbox(state)
     new_state = state.work_path(TASK, "state")
     new_state.write_bytes(b"new")
-    outbox.put(TASK, "run00001", "fit task", REPLY, None, new_state)
+    outbox.put(ABOUT, REPLY, None, new_state)
     assert state.run_state_path("run00001").read_bytes() == b"new"
 
 
@@ -284,7 +286,7 @@ def test_what_a_server_accepted_is_remembered(state: StateDir) -> None:
 def test_small_parameters_stay_in_the_reply_and_move_to_a_file_on_demand(state: StateDir) -> None:
     reply = records_pb2.Reply(outcome=records_pb2.OUTCOME_OK, parameters=records_pb2.Payload(inline=b"tensors"))
     outbox = Outbox(state)
-    entry = outbox.put(TASK, "run00001", "fit task", reply, None, None)
+    entry = outbox.put(ABOUT, reply, None, None)
     assert Outbox(state).get(TASK) == entry
     assert [path.name for path in (state.path / "outbox").iterdir()] == [TASK], "one file"
     moved = outbox.to_file(entry)
@@ -308,7 +310,7 @@ def test_sending_again_uses_a_fresh_upload(state: StateDir) -> None:
 
 def test_a_failure_takes_the_place_of_a_refused_result(state: StateDir) -> None:
     failure = records_pb2.Reply(outcome=records_pb2.OUTCOME_INVALID_RESULT)
-    put(state).put(TASK, "run00001", "fit task", failure, None, None)
+    put(state).put(ABOUT, failure, None, None)
     entry = Outbox(state).get(TASK)
     assert entry is not None
     assert entry.reply == failure
@@ -330,7 +332,7 @@ def test_an_id_that_names_another_place_is_refused_and_nothing_is_touched(state:
     victim.write_bytes(b"x")
     for task_id, run_id in ((name, "run00001"), ("task00000001", name)):
         with pytest.raises(InvalidArgument, match="8 to 64 letters and digits"):
-            outbox.put(task_id, run_id, "fit task", REPLY, None, None)
+            outbox.put(replace(ABOUT, task_id=task_id, run_id=run_id), REPLY, None, None)
     assert victim.read_bytes() == b"x"
     assert {path.name for path in (state.path / "outbox").iterdir()} == {TASK, f"{TASK}.parameters"}
 

@@ -27,6 +27,7 @@ from hedgerow.logs import JsonFormatter
         ({"client_fn": lambda: None}, r"client_fn\(\) returned None"),
         ({"client": hc.Client(), "insecure": False}, "insecure=False needs certificates=.*root_certificates"),
         ({"client": hc.Client(), "insecure": True, "root_certificates": b"x"}, "contradict"),
+        ({"client": hc.Client(), "policy": "/nowhere.toml"}, r"Cannot read the site's policy /nowhere\.toml"),
         ({"client": hc.Client(), "root_certificates": Path("/nowhere.pem")}, r"Cannot read root_certificates /nowhere\.pem"),
     ],
 )

@@ -18,6 +18,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_NODE_LOST: _ClassVar[Outcome]
     OUTCOME_EXPIRED: _ClassVar[Outcome]
     OUTCOME_CANCELLED: _ClassVar[Outcome]
+    OUTCOME_REFUSED: _ClassVar[Outcome]
 
 class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,7 @@ OUTCOME_INVALID_RESULT: Outcome
 OUTCOME_NODE_LOST: Outcome
 OUTCOME_EXPIRED: Outcome
 OUTCOME_CANCELLED: Outcome
+OUTCOME_REFUSED: Outcome
 NODE_STATE_UNSPECIFIED: NodeState
 NODE_STATE_ONLINE: NodeState
 NODE_STATE_AWAY: NodeState
@@ -106,6 +108,14 @@ class Task(_message.Message):
     seed: int
     instruction: Instruction
     def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., round: _Optional[int] = ..., sequence: _Optional[int] = ..., seed: _Optional[int] = ..., instruction: _Optional[_Union[Instruction, _Mapping]] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("driver", "sites")
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    driver: str
+    sites: int
+    def __init__(self, driver: _Optional[str] = ..., sites: _Optional[int] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("outcome", "message", "traceback", "num_examples", "loss", "metrics", "parameters", "duration_s", "worker_deaths")

@@ -66,15 +66,19 @@ class WorkerDone(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ..., has_parameters: bool = ...) -> None: ...
 
 class KeptResult(_message.Message):
-    __slots__ = ("run_id", "label", "reply", "upload_id", "parameters_size")
+    __slots__ = ("run_id", "kind", "reply", "upload_id", "parameters_size", "round", "driver")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    LABEL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    label: str
+    kind: str
     reply: _records_pb2.Reply
     upload_id: str
     parameters_size: int
-    def __init__(self, run_id: _Optional[str] = ..., label: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ..., upload_id: _Optional[str] = ..., parameters_size: _Optional[int] = ...) -> None: ...
+    round: int
+    driver: str
+    def __init__(self, run_id: _Optional[str] = ..., kind: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ..., upload_id: _Optional[str] = ..., parameters_size: _Optional[int] = ..., round: _Optional[int] = ..., driver: _Optional[str] = ...) -> None: ...

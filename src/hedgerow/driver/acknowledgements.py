@@ -1,0 +1,85 @@
+"""Telling the server which rounds are over, without making the next round wait for the answer.
+
+What is owed is told right after the next tasks have been pushed, so that the server works on it while the clients train; or a
+moment later where no tasks follow (the driver evaluates). At most one is owed: the next one waits until it is told.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from hedgerow.driver.connection import Connection
+from hedgerow.errors import HedgerowError
+from hedgerow.waits import Limit, wait_future
+from hedgerow.wire.proto import driver_pb2
+
+ANSWERED = Limit("limits of the calls within", None)
+SOON_S = 0.05
+"""Seconds after which it is told although no tasks were pushed."""
+
+
+class Acknowledgements:
+    """The acknowledgements of one run.
+
+    Args:
+        connection: The way to the server.
+        reconnect: How long the server may be away.
+        failed: Told when the server refuses one, or is away for longer; runs on the connection's thread.
+    """
+
+    def __init__(self, connection: Connection, reconnect: Limit, failed: Callable[[HedgerowError], None]) -> None:
+        self._connection = connection
+        self._reconnect = reconnect
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._owed: driver_pb2.AcknowledgeRoundRequest | None = None
+        self._told: Future[None] = Future()
+        self._told.set_result(None)
+
+    def owe(self, request: driver_pb2.AcknowledgeRoundRequest) -> None:
+        """Tell this soon; blocks until the one before is told.
+
+        Raises:
+            HedgerowError: The one before could not be told.
+        """
+        self.settle(ANSWERED)
+        with self._lock:
+            self._owed, self._told = request, Future()
+            self._told.set_running_or_notify_cancel()  # whoever waits and gives up takes it from nobody
+        self._connection.call_later(SOON_S, self.tell)
+
+    def tell(self) -> None:
+        """Tell now what is owed; does not wait for the answer."""
+        with self._lock:
+            owed, self._owed = self._owed, None
+        if owed is not None:
+            self._connection.spawn(self._tell(owed, self._told))
+
+    def settle(self, limit: Limit) -> None:
+        """Block until nothing is owed and all is told.
+
+        Raises:
+            HedgerowError: It could not be told.
+            WaitTimeout: It was not told within the limit.
+        """
+        self.tell()
+        wait_future(self._told, limit, "an answer to AcknowledgeRound")
+
+    def drop(self) -> None:
+        """Nothing more is told: the connection is about to be closed."""
+        with self._lock:
+            self._owed = None
+
+    async def _tell(self, request: driver_pb2.AcknowledgeRoundRequest, told: Future[None]) -> None:
+        try:
+            await self._connection.call("AcknowledgeRound", request, self._reconnect)
+        except HedgerowError as error:
+            told.set_exception(error)
+            self._failed(error)
+        except BaseException:
+            told.set_result(None)  # the connection was closed: nobody is told any more
+            raise
+        else:
+            told.set_result(None)

@@ -1,0 +1,124 @@
+"""Telling the server which rounds are over: one is owed at most, told after a push, and refusals reach who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from hedgerow.driver.acknowledgements import Acknowledgements
+from hedgerow.errors import PermissionDenied, WaitTimeout
+from hedgerow.waits import Limit
+from hedgerow.wire.proto import driver_pb2
+
+BRIEF = Limit("brief_s", 0.0)
+LONG = Limit("long_s", 10.0)
+
+
+class Wire:
+    """Stands for the connection: notes calls, and answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+        self.timers: list[Callable[[], None]] = []
+        self.answers = threading.Event()
+        self.refusal: Exception | None = None
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    async def call(self, method: str, request: driver_pb2.AcknowledgeRoundRequest, limit: Limit) -> None:
+        """The call of the Driver API."""
+        assert method == "AcknowledgeRound"
+        self.rounds.append(request.round)
+        await asyncio.to_thread(self.answers.wait, 10)
+        if self.refusal is not None:
+            raise self.refusal
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run on the loop."""
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Keep the timer for the test to fire."""
+        self.timers.append(callback)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire that answers at once unless the test says otherwise."""
+    wire = Wire()
+    wire.answers.set()
+    yield wire
+    wire.answers.set()
+    wire.loop.call_soon_threadsafe(wire.loop.stop)
+
+
+def owed(wire: Wire, failed: Callable[[Exception], None] = lambda error: None) -> Acknowledgements:
+    return Acknowledgements(wire, LONG, failed)  # type: ignore[arg-type]
+
+
+def over(round: int) -> driver_pb2.AcknowledgeRoundRequest:
+    return driver_pb2.AcknowledgeRoundRequest(run_id="run00000001", round=round)
+
+
+def test_nothing_is_told_before_a_push_or_the_timer(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    assert wire.rounds == []
+    acknowledgements.tell()
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1]
+    wire.timers[0]()
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1], "told once"
+
+
+def test_timer_tells_where_no_push_follows(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    wire.timers[0]()
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1]
+
+
+def test_next_one_waits_until_the_one_before_is_told(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    for round in (1, 2, 3):
+        acknowledgements.owe(over(round))
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1, 2, 3]
+
+
+def test_settling_takes_no_longer_than_its_limit(wire: Wire) -> None:
+    wire.answers.clear()
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    with pytest.raises(WaitTimeout, match="AcknowledgeRound"):
+        acknowledgements.settle(BRIEF)
+    wire.answers.set()
+    acknowledgements.settle(LONG)
+
+
+def test_refusal_reaches_who_settles_and_who_watches(wire: Wire) -> None:
+    wire.refusal = PermissionDenied("not yours")
+    failures: list[Exception] = []
+    acknowledgements = owed(wire, failures.append)
+    acknowledgements.owe(over(1))
+    with pytest.raises(PermissionDenied, match="not yours"):
+        acknowledgements.settle(LONG)
+    with pytest.raises(PermissionDenied, match="not yours"):
+        acknowledgements.owe(over(2))
+    assert failures == [wire.refusal]
+    assert wire.rounds == [1]
+
+
+def test_what_is_dropped_is_not_told(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    acknowledgements.drop()
+    wire.timers[0]()
+    acknowledgements.tell()
+    assert wire.rounds == []
