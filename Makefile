@@ -8,6 +8,7 @@
 #   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
 #   make chaos   kills and cuts at random moments, and proof that they cost nothing but time    (SEED=7 FAULTS=60 choose some)
 #   make fuzz    mutated inputs for every parser of foreign bytes                   (CASES=2000 PARSERS="tensors loader" SEED=7)
+#   make audit   known vulnerabilities of what requirements.lock names; skipped without a network
 #   make proto   the protobuf code, from src/hedgerow/wire/proto/*.proto
 #   make lock    requirements.lock, with the newest versions that pyproject.toml allows
 #   make clean   removes .venv, caches and what was built
@@ -30,7 +31,7 @@ CASES ?= 50000
 PARSERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench chaos fuzz proto lock clean
+.PHONY: help setup demo test check format docs bench chaos fuzz audit proto lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -76,6 +77,9 @@ chaos: $(STAMP)
 fuzz: $(STAMP)
 	@$(BIN)/python scripts/fuzz.py --cases $(CASES) $(if $(SEED),--seed $(SEED)) $(ARGS) $(PARSERS)
 
+audit: $(STAMP)
+	@$(BIN)/python scripts/audit.py $(ARGS)
+
 proto: $(STAMP)
 	@$(BIN)/python scripts/generate_proto.py
 
@@ -83,4 +87,4 @@ lock:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/lock.sh
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build dist
+	rm -rf $(VENV) .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build dist

@@ -23,6 +23,7 @@ CERTIFICATES_VARIABLE = "HEDGEROW_CERTIFICATES"
 """Environment variable with the paths of CA, certificate and key, joined as in PATH: used where a script names none."""
 SCHEME = "hedgerow"
 MAX_NAME_CHARS = 63
+MAX_URI_CHARS = 200
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _CERTIFICATES_REMEMBERED = 4096
 
@@ -67,7 +68,7 @@ class Subject:
             Unauthenticated: It is not of this form.
         """
         try:
-            parts = urlsplit(uri)
+            parts = urlsplit(uri[:MAX_URI_CHARS])  # which remembers what it has read
             subject = cls(Role(parts.netloc), check_name(parts.path[1:]))
         except (ValueError, ConfigError):
             subject = None

@@ -108,7 +108,15 @@ class RunEnded(HedgerowError):
 
 
 class Unavailable(HedgerowError):
-    """The other side is not there now."""
+    """The other side is not there now.
+
+    Attributes:
+        come_back_after_s: How many seconds it asks to be left alone for.
+    """
+
+    def __init__(self, message: str | None = None, *, come_back_after_s: float = 0.0) -> None:
+        super().__init__(message if message is not None else "The other side is not there now.")
+        self.come_back_after_s = come_back_after_s
 
 
 class LimitReached(HedgerowError):

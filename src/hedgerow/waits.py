@@ -90,6 +90,11 @@ def pause_thread(seconds: float, why: str) -> None:
     time.sleep(seconds)
 
 
+def jitter(lowest: float, highest: float) -> float:
+    """A random number between the two, so that many who do the same do not do it at the same moment."""
+    return _RNG.uniform(lowest, highest)
+
+
 @dataclass
 class Backoff:
     """Growing pauses between attempts: exponential, capped, with full jitter between half and the whole of each step.

@@ -235,11 +235,12 @@ class Server:
         await store.open_session(OTHER_NODE, "node-o", [], [])
         for who, run_id in ((DRIVER, RUN), (OTHER_DRIVER, OTHER_RUN)):
             await store.create_run(who, run_id, "run", 1)
+        await store.push_tasks(DRIVER, RUN, [_task(DONE_TASK, b"inline")])
         for identity, upload_id, blob in ((DRIVER, UPLOAD, BLOB), (NODE, "upload0000000002", RESULT)):
             await store.start_upload(identity, upload_id, blob.size, RUN)
             await store.finish_upload(upload_id, blob.digest)
             (self._blobs.path / upload_id).write_bytes(b"x" * blob.size)
-        await store.push_tasks(DRIVER, RUN, [_task(TASK, BLOB), _task(DONE_TASK, b"inline")])
+        await store.push_tasks(DRIVER, RUN, [_task(TASK, BLOB)])
         other = Task(OTHER_TASK, OTHER_RUN, OTHER_NODE.id, 1, 0, 7, Instruction("fit"))
         await store.push_tasks(OTHER_DRIVER, OTHER_RUN, [other])
         await store.complete_task(NODE.id, 1, DONE_TASK, Reply(Outcome.OK, num_examples=1, parameters=RESULT))

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import blake3
@@ -34,6 +35,7 @@ from hedgerow.wire.channel import Address
 from hedgerow.wire.transfer import BlobPeer, Grant, TransferLimits
 
 ME = Identity.fresh(Role.CLIENT)
+OTHER = Identity.fresh(Role.CLIENT)
 OWNER = f"client/{ME.id}"
 UPLOAD = "upload0001"
 
@@ -72,12 +74,13 @@ class FakeStore:
 class Server:
     """A blob port with its store and folder, which can be restarted on the same port."""
 
-    def __init__(self, path: Path, context: ssl.SSLContext | None = None, stalled_s: float = 5.0) -> None:
+    def __init__(self, path: Path, context: ssl.SSLContext | None = None, stalled_s: float = 5.0, **limits: Any) -> None:
         self.store = FakeStore()
         self.folder = BlobFolder(path, reserve_bytes=0)
         self.signer = UrlSigner(b"k" * 32)
         self.context = context
         self.stalled_s = stalled_s
+        self.more_limits = limits
         self.number = 0
         self.asked = 0
         self.port = BlobPort(self.store, self.folder, self.signer, SystemClock(), Address("127.0.0.1", 0), context, self._limits)
@@ -85,7 +88,7 @@ class Server:
 
     @property
     def _limits(self) -> BlobPortLimits:
-        return BlobPortLimits(transfer_stalled_s=self.stalled_s, stop_s=0.2)
+        return BlobPortLimits(transfer_stalled_s=self.stalled_s, stop_s=0.2, **self.more_limits)
 
     @property
     def url(self) -> str:
@@ -528,6 +531,80 @@ def test_sender_that_falls_silent_is_let_go_and_its_bytes_are_kept(tmp_path: Pat
             sock.sendall(b"y" * 400)
             assert b" 503 " in sock.recv(65536)
         assert server.request("HEAD", url).headers[OFFSET_HEADER] == "400"
+    finally:
+        server.port.stop()
+
+
+@pytest.mark.parametrize("expect", [False, True])
+def test_sender_that_drips_is_let_go_and_its_bytes_are_kept(tmp_path: Path, expect: bool) -> None:
+    server = Server(tmp_path / "blobs", stalled_s=0.5)
+    try:
+        url = server.put_url(10_000)
+        sent = 0
+        with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
+            start_put(sock, url, 10_000, expect)
+            sock.settimeout(0.02)
+            for _ in range(1_000):
+                with contextlib.suppress(TimeoutError):
+                    answer = sock.recv(65536)
+                    break
+                sock.sendall(b"y")
+                sent += 1
+        assert b" 503 " in answer
+        assert b"65,536 bytes" in answer
+        kept = int(server.request("HEAD", url).headers[OFFSET_HEADER])
+        assert 0 < kept <= sent, "what came before the limit"
+    finally:
+        server.port.stop()
+
+
+def test_connection_whose_next_request_drips_in_is_closed(tmp_path: Path) -> None:
+    server = Server(tmp_path / "blobs", idle_s=0.4)
+    try:
+        url = server.sign("GET", f"/blobs/{server.keep(b'whole')}")
+        with socket.create_connection(("127.0.0.1", server.number), timeout=10) as sock:
+            sock.sendall(f"GET {url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = b""
+            while not answer.endswith(b"whole"):
+                answer += sock.recv(65536)
+            sock.settimeout(0.02)
+            with contextlib.suppress(ConnectionError):
+                for number in range(1_000):
+                    with contextlib.suppress(TimeoutError):
+                        assert sock.recv(65536) == b""
+                        break
+                    sock.sendall(b"GET /" if number == 0 else b"x")
+                else:
+                    pytest.fail("the connection was not closed")
+    finally:
+        server.port.stop()
+
+
+def test_peer_has_so_many_transfers_at_once_and_no_more(tmp_path: Path) -> None:
+    server = Server(tmp_path / "blobs", max_transfers=2)
+    try:
+        url = server.sign("GET", f"/blobs/{server.keep(bytes(64_000_000))}")
+        with contextlib.ExitStack() as stack:
+            for number in range(2):
+                sock = stack.enter_context(socket.socket())
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.connect(("127.0.0.1", server.number))
+                path = url if number else server.put_url(100)
+                if number:
+                    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                    assert sock.recv(1000)
+                else:
+                    start_put(sock, path, 100, expect=True)
+            answer = server.request("GET", url)
+            assert answer.status == 507
+            assert "has 2 transfers going on; this server allows 2 at once" in answer.headers[ERROR_HEADER]
+            other = server.sign("GET", urlsplit(url).path, who=OTHER)
+            assert server.request("GET", other, headers={"Range": "bytes=0-9"}).status == 206, "others are not kept out"
+
+        def let_in() -> bool:
+            return server.request("GET", url, headers={"Range": "bytes=0-9"}).status == 206
+
+        eventually(let_in, "the transfers to have ended")
     finally:
         server.port.stop()
 

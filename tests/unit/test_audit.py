@@ -79,6 +79,23 @@ def test_a_broken_disk_costs_the_line_alone(tmp_path: Path, caplog: pytest.LogCa
         AuditLog(tmp_path / "missing" / AUDIT_FILE, Tick())
 
 
+def test_what_is_noted_after_the_end_reaches_no_other_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = filled(tmp_path, 1)
+    log.close()
+    with (tmp_path / "other").open("w+") as other:  # takes the number that the log's file had
+        log.note("a", "b", "c", {})
+        assert other.read() == ""
+    assert "Not noted in the audit log" in caplog.text
+
+
+def test_numbers_are_kept_as_such_and_a_zero_is_something(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / AUDIT_FILE, Tick())
+    log.note("a", "b", "c", {"round": 0, "sites": 3, "reason": ""})
+    log.close()
+    (entry,) = read_audit(tmp_path / AUDIT_FILE)
+    assert (entry["round"], entry["sites"], "reason" in entry) == (0, 3, False)
+
+
 def test_questions_choose_by_every_field_and_by_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     filled(tmp_path, 10).close()
     with (tmp_path / AUDIT_FILE).open("a") as file:

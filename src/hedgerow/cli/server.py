@@ -88,13 +88,15 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(
             flag, type=float, metavar="SECONDS", default=getattr(defaults, name), help=f"{what} (default: %(default)g)"
         )
-    p.add_argument(
-        "--max-blob-bytes",
-        type=int,
-        metavar="BYTES",
-        default=defaults.max_blob_bytes,
-        help="the largest parameters that are taken (default: %(default)s)",
-    )
+    for name, unit, what in (
+        ("max_blob_bytes", "BYTES", "the largest parameters that are taken"),
+        ("max_run_blobs", "N", "the most blobs that are kept for one run at a time"),
+        ("max_run_bytes", "BYTES", "the most bytes that are kept for one run at a time"),
+        ("max_node_tasks", "N", "the most tasks that one node may have open"),
+        ("max_driver_runs", "N", "the most runs that one driver may have open"),
+    ):
+        flag = "--" + name.replace("_", "-")
+        p.add_argument(flag, type=int, metavar=unit, default=getattr(defaults, name), help=f"{what} (default: %(default)s)")
     p.add_argument("--log-level", default="DEBUG", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(default: %(default)s)")
     p.add_argument("--log-format", default="text", choices=("text", "json"), help="(default: %(default)s)")
     p.add_argument("--version", action="version", version=f"hedgerow {importlib.metadata.version('hedgerow')}")
@@ -126,6 +128,10 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
         interrupted_kept_s=args.interrupted_kept_s,
         drain_s=args.drain_s,
         max_blob_bytes=args.max_blob_bytes,
+        max_run_blobs=args.max_run_blobs,
+        max_run_bytes=args.max_run_bytes,
+        max_node_tasks=args.max_node_tasks,
+        max_driver_runs=args.max_driver_runs,
         **state_dir,
     )
 

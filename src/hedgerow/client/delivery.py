@@ -11,7 +11,7 @@ from hedgerow.client.connection import Connection
 from hedgerow.client.outbox import Entry, Outbox
 from hedgerow.client.session import Session
 from hedgerow.client.task_audit import TaskAudit
-from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, NotFound, WaitTimeout
+from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, LimitReached, NotFound, WaitTimeout
 from hedgerow.records import Outcome, Reply
 from hedgerow.waits import Backoff, Limit, pause, wait
 from hedgerow.wire.convert import reply_to_proto
@@ -81,6 +81,7 @@ class Delivery:
         backoff = Backoff()
         fenced: Session | None = None
         fresh_uploads = 0
+        said = False
         while True:
             session = await self._connection.session_after(fenced)
             entry = self._outbox.get(task_id)
@@ -116,7 +117,10 @@ class Delivery:
                     await self._retry(session, backoff.next())
             except HedgerowError as error:
                 seconds = backoff.next()
-                log.debug("The result of the %s could not be sent (%s); again in %.1f s", entry.label, error, seconds)
+                # A server that is away, the session tells of; why one that is there takes nothing, is said here, once.
+                level = logging.WARNING if isinstance(error, LimitReached) and not said else logging.DEBUG
+                said = said or level == logging.WARNING
+                log.log(level, "The result of the %s could not be sent (%s); again in %.1f s", entry.label, error, seconds)
                 await self._retry(session, seconds)
             except Exception:
                 log.exception("Sending the result of the %s failed", entry.label)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hedgerow.client.connection import Connection
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 WORKER_RETRIES = 2
 """So often a task whose worker died is tried again; nothing else counts."""
 MAX_DRIVER_CHARS = 200
+"""No name in a certificate is so long; what is beyond is not kept, or parsed."""
 CANCEL_GRACE_S = 5.0
 """A cancelled task may end by itself for so long before its worker is killed; loading the callable again may cost more."""
 JOBS_END = Limit("jobs_end_s", 1.5)
@@ -108,22 +109,23 @@ class Jobs:
             log.info("The server asks again for task %s; its result is sent again", message.task_id)
             self._bench.delivery.send_again(message.task_id)
             return
-        kind, driver = message.instruction.kind[:64], origin.driver[:MAX_DRIVER_CHARS]
-        about = About(message.task_id, message.run_id, kind, message.round, driver)
+        kind = message.instruction.kind[:64]
+        origin = replace(origin, driver=origin.driver[:MAX_DRIVER_CHARS])
+        about = About(message.task_id, message.run_id, kind, message.round, origin.driver)
         try:
             task = task_from_proto(message)
         except InvalidArgument as error:
             log.error("The server sent a task that cannot be read: %s", error)
-            self._bench.audit.received(about, message, origin.sites, "unreadable", str(error))
+            self._bench.audit.received(about, None, origin.sites, "unreadable", str(error))
             self._refuse(about, _failure(Outcome.INVALID_RESULT, str(error)))
             return
         refusal = self._bench.rules.policy.refusal(kind, origin)
+        outcome = "refused" if refusal else "accepted"
+        self._bench.audit.received(about, task.instruction.parameters, origin.sites, outcome, refusal)
         if refusal:
             log.warning("Refused the %s: %s", about.label, refusal, extra=_extra("task_refused", task))
-            self._bench.audit.received(about, message, origin.sites, "refused", refusal)
             self._refuse(about, _failure(Outcome.REFUSED, refusal))
             return
-        self._bench.audit.received(about, message, origin.sites, "accepted")
         job = self._jobs[task.task_id] = Job(task, about)
         log.info("Received the %s", about.label, extra=_extra("task_received", task))
         job.running = asyncio.get_running_loop().create_task(self._run(job))

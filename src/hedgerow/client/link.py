@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import logging
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from hedgerow.client.delivery import Delivery
 from hedgerow.client.jobs import Bench, Jobs, Rules
 from hedgerow.client.outbox import Outbox
 from hedgerow.client.parameter_cache import ParameterCache
+from hedgerow.client.reconnect import Reconnect
 from hedgerow.client.session import Session, Standing, is_refusal
 from hedgerow.client.state_dir import StateDir
 from hedgerow.client.task_audit import TaskAudit
 from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.clock import SystemClock
 from hedgerow.errors import Fenced, HedgerowError, ProtocolMismatch
-from hedgerow.waits import Backoff, Limit, pause
+from hedgerow.waits import Limit, pause
 from hedgerow.wire.channel import Address
 from hedgerow.wire.convert import origin_from_proto
 from hedgerow.wire.proto import fleet_pb2
@@ -28,9 +28,6 @@ from hedgerow.wire.proto import fleet_pb2
 log = logging.getLogger(__name__)
 
 SETTLE = Limit("settle_s", 0.5)
-STEADY_S = 2.0
-"""A session that has lasted for so long lets the next loss start with a short pause again; shorter ones, as with a server that
-ends each at once, make the pauses grow."""
 REFUSED_PAUSE_S = 30.0
 ATTEMPTS_LOGGED = 6
 
@@ -83,6 +80,7 @@ class Link:
         parts = (self.outbox, pool, self._connection, self._delivery, audit)
         self._jobs = Jobs(Bench(name, state, cache, *parts, rules or Rules()))
         self._attempts = _Attempts()
+        self._reconnect = Reconnect()
         self._leaving = False
         self._job_done = False
         self._software = f"hedgerow {importlib.metadata.version('hedgerow')}"
@@ -97,11 +95,8 @@ class Link:
         log.info(
             "Connecting to %s as node %s (%s)", self._connection.server.text, self._name, "TLS" if self._secure else "insecure"
         )
-        backoff = Backoff(first_s=0.1, cap_s=10.0)
-        loop = asyncio.get_running_loop()
         while True:
-            at_least_s = 0.0
-            opened_at = loop.time()
+            at_least_s, failure = 0.0, None
             try:
                 at_least_s = await self._one_session()
                 if self._job_done:
@@ -116,14 +111,12 @@ class Link:
                     raise type(error)(self._refusal(error)) from None
                 if is_refusal(error):
                     at_least_s = REFUSED_PAUSE_S
-                problem = str(error)
-            lost = self._connection.session is not None
+                problem, failure = str(error), error
+            lost = self._connection.session
             self._connection.session_closed()
-            if lost and loop.time() - opened_at > STEADY_S:
-                backoff.reset()
-            seconds = max(at_least_s, backoff.next())
+            seconds = self._reconnect.pause_s(lost, failure, at_least_s)
             if not self._leaving:
-                self._log_pause(problem, seconds, lost=lost)
+                self._log_pause(problem, seconds, lost=lost is not None)
             await pause(seconds, "the server to come back")
 
     def _refusal(self, error: HedgerowError) -> str:
@@ -148,6 +141,7 @@ class Link:
         """Open a session and serve it to its end; the seconds after which the client may come back."""
         standing = Standing(self._name, self._software, self._jobs.in_hand, [entry.task_id for entry in self.outbox])
         session = await self._connection.open_session(standing)
+        self._reconnect.opened()
         word = "Reconnected" if self._attempts.ever_connected else "Connected"
         log.info(
             "%s: node %s (id %s), server %s, session %d",

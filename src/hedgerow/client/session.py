@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 WELCOME = Limit("welcome_s", 30.0)
 LEAVE = Limit("leave_s", 1.0)
 SILENT_BEATS = 3
+MIN_BEAT_INTERVAL_S = 0.05
+MAX_RECONNECT_WITHIN_S = 600.0
+MAX_COME_BACK_AFTER_S = 600.0
+"""A server cannot send its clients away for longer, whatever it says."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,25 @@ class Standing:
     finished: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the server wants its clients to behave, which depends on how many there are.
+
+    Attributes:
+        beat_interval_s: Seconds between beats, both ways.
+        reconnect_within_s: Before it opens a session again, a client waits for a random part of so many seconds.
+    """
+
+    beat_interval_s: float
+    reconnect_within_s: float
+
+    @classmethod
+    def told(cls, message: fleet_pb2.Welcome | fleet_pb2.Beat) -> Pace:
+        """As the server said it."""
+        within_s = min(MAX_RECONNECT_WITHIN_S, max(0.0, message.reconnect_within_s))
+        return cls(max(MIN_BEAT_INTERVAL_S, message.beat_interval_s), within_s)
+
+
 class Session:
     """An open session.
 
@@ -51,6 +74,7 @@ class Session:
         server_id: Identifies the server's state.
         epoch: Goes with every call made in this session.
         data_plane: Where blobs travel.
+        pace: What the server said last about how to behave.
     """
 
     def __init__(
@@ -59,7 +83,7 @@ class Session:
         self.server_id = welcome.server_id
         self.epoch = welcome.epoch
         self.data_plane: DataPlane = data_plane_from_proto(welcome.data_plane)
-        self._interval_s = max(0.05, welcome.beat_interval_s)
+        self.pace = Pace.told(welcome)
         self._call = call
         self._writing = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -86,7 +110,8 @@ class Session:
             if first is grpc.aio.EOF or not isinstance(first, fleet_pb2.SessionDown):
                 raise Unavailable("The server ended the session before it had begun.")
             if first.WhichOneof("event") == "goodbye":
-                raise Unavailable(f"The server takes no sessions now: {first.goodbye.reason}.")
+                after_s = min(MAX_COME_BACK_AFTER_S, max(0.0, first.goodbye.come_back_after_s))
+                raise Unavailable(f"The server takes no sessions now: {first.goodbye.reason}.", come_back_after_s=after_s)
             if first.WhichOneof("event") != "welcome":
                 raise Unavailable("The server's first message was not a welcome.")
         except grpc.aio.AioRpcError as error:
@@ -103,14 +128,16 @@ class Session:
             WaitTimeout: It has been silent for three beats.
             HedgerowError: The connection is lost, or the server refuses to go on.
         """
-        silent = Limit("session_silent_s", SILENT_BEATS * self._interval_s)
         try:
             while True:
+                silent = Limit("session_silent_s", SILENT_BEATS * self.pace.beat_interval_s)
                 message = await wait(self._call.read(), silent, "a sign of life from the server")
                 if message is grpc.aio.EOF or not isinstance(message, fleet_pb2.SessionDown):
                     return
                 if message.WhichOneof("event") != "beat":
                     yield message
+                elif message.beat.beat_interval_s:
+                    self.pace = Pace.told(message.beat)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         finally:
@@ -138,7 +165,7 @@ class Session:
 
     async def _beat(self) -> None:
         while True:
-            await pause(self._interval_s, "the interval between beats")
+            await pause(self.pace.beat_interval_s, "the interval between beats")
             try:
                 async with self._writing:
                     await self._call.write(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))

@@ -21,6 +21,8 @@ import blake3
 
 from hedgerow.audit import AuditLog
 from hedgerow.client.outbox import About, Entry
+from hedgerow.records import Blob, Payload
+from hedgerow.wire.convert import payload_from_proto
 from hedgerow.wire.proto import records_pb2
 
 UNKNOWN = "unknown"
@@ -33,10 +35,9 @@ class TaskAudit:
 
     log: AuditLog
 
-    def received(self, about: About, message: records_pb2.Task, sites: int, outcome: str, reason: str = "") -> None:
+    def received(self, about: About, parameters: Payload | None, sites: int, outcome: str, reason: str = "") -> None:
         """A task came."""
-        digest = digest_of(message.instruction.parameters)
-        self._note(about, "TaskReceived", outcome, {"digest": digest, "sites": sites, "reason": reason})
+        self._note(about, "TaskReceived", outcome, {"digest": _digest(parameters), "sites": sites, "reason": reason})
 
     def fetched(self, about: About, digest: str, outcome: str) -> None:
         """Its parameters came from the server, or did not."""
@@ -48,7 +49,8 @@ class TaskAudit:
 
     def sent(self, entry: Entry, reply: records_pb2.Reply, outcome: str) -> None:
         """Its result went to the server, or was refused there."""
-        self._note(entry.about, "ResultSent", outcome, {"digest": digest_of(reply.parameters)})
+        parameters = payload_from_proto(reply.parameters) if reply.parameters.WhichOneof("content") else None
+        self._note(entry.about, "ResultSent", outcome, {"digest": _digest(parameters)})
 
     def _note(self, about: About, what: str, outcome: str, more: dict[str, str | int]) -> None:
         task: dict[str, str | int] = {
@@ -60,8 +62,8 @@ class TaskAudit:
         self.log.note(about.driver or UNKNOWN, what, outcome, task | more)
 
 
-def digest_of(payload: records_pb2.Payload) -> str:
+def _digest(parameters: Payload | None) -> str:
     """The digest of parameters, also of small ones, which are no blob; "" where there are none."""
-    if payload.WhichOneof("content") == "inline":
-        return blake3.blake3(payload.inline).hexdigest()
-    return payload.blob.digest
+    if isinstance(parameters, Blob):
+        return parameters.digest
+    return "" if parameters is None else blake3.blake3(parameters).hexdigest()

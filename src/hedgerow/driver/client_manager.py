@@ -13,6 +13,8 @@ from hedgerow.waits import Limit, wait_condition
 
 log = logging.getLogger(__name__)
 
+MAX_NAMES_TOLD = 20
+
 
 class SimpleClientManager(ClientManager):
     """Chooses at random; the choice follows from the run's seed, the round, and the names of those who are available.
@@ -76,6 +78,10 @@ class SimpleClientManager(ClientManager):
             return False
         return True
 
+    def _names(self) -> str:
+        names = sorted(self._clients)
+        return ", ".join([*names[:MAX_NAMES_TOLD], *(["..."] if len(names) > MAX_NAMES_TOLD else [])]) or "none"
+
     def _wait(self, num_clients: int, limit: Limit) -> None:
         with self._condition:
             if len(self._clients) < num_clients and self._error is None:
@@ -83,7 +89,7 @@ class SimpleClientManager(ClientManager):
                     "Waiting for %s clients to be available (now %s: %s), for up to %g s (%s)",
                     num_clients,
                     len(self._clients),
-                    ", ".join(sorted(self._clients)) or "none",
+                    self._names(),
                     limit.seconds,
                     limit.name,
                     extra={"action": "waiting_for_clients"},
@@ -96,7 +102,7 @@ class SimpleClientManager(ClientManager):
                     f"{num_clients} clients to be available",
                 )
             except WaitTimeout as error:
-                raise WaitTimeout(f"{error} There are {len(self._clients)}: {', '.join(self.all()) or 'none'}.") from None
+                raise WaitTimeout(f"{error} There are {len(self._clients)}: {self._names()}.") from None
             if self._error is not None:
                 raise self._error
 

@@ -27,7 +27,7 @@ from hedgerow.driver.connection import Connection
 from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.restored import Retold
-from hedgerow.driver.watcher import Mirror, Watcher
+from hedgerow.driver.watcher import Mirror, NodesChanged, Watcher
 from hedgerow.errors import HedgerowError, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
@@ -151,8 +151,11 @@ class Driver:
         """
         self.mirror.wait_for_nodes(count, self.limits.limit("wait_for_clients_s"))
 
-    def subscribe(self, changed: Callable[[], None], aborted: Callable[[BaseException], None]) -> None:
-        """Call ``changed`` now and whenever :meth:`nodes` changes, ``aborted`` when the run cannot go on. Both must be quick."""
+    def subscribe(self, changed: NodesChanged, aborted: Callable[[BaseException], None]) -> None:
+        """Call ``changed`` with the ids of all nodes now, and whenever some change with theirs; ``aborted`` when the run ends.
+
+        Both must be quick.
+        """
         self.mirror.subscribe(changed, aborted)
 
     def start_round(self, round: int) -> None:
@@ -223,8 +226,8 @@ class Driver:
             self._push(batch)
 
     def _log_away(self, node_ids: set[str]) -> None:
-        for node in self.nodes():
-            if node.node_id in node_ids and node.state is NodeState.AWAY:
+        for node in self.mirror.find(node_ids).values():
+            if node.state is NodeState.AWAY:
                 log.warning("Node %s is not connected now: its task waits until it comes back or counts as lost", node.name)
 
     def expect(self, task: Task) -> Future[TaskResult]:

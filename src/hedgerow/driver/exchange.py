@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import Protocol, TypeAlias, TypeVar
@@ -234,11 +234,14 @@ class DriverExchange:
         if again is None:
             return None
         instructions = [make(one, config) for one, config in again.instructions]
-        return [(self._proxy(node), instructions[index]) for node, index in again.nodes]
+        clients = {} if self._manager is None else self._manager.all()
+        return [(self._proxy(node, clients), instructions[index]) for node, index in again.nodes]
 
-    def _proxy(self, node: Node) -> NodeProxy:
+    def _proxy(self, node: Node, clients: Mapping[str, ClientProxy] | None = None) -> NodeProxy:
         """The client as the manager knows it, or one of its own where it is not available now."""
-        known = None if self._manager is None else self._manager.all().get(node.name)
+        if clients is None:
+            clients = {} if self._manager is None else self._manager.all()
+        known = clients.get(node.name)
         return known if isinstance(known, NodeProxy) and known.node_id == node.node_id else NodeProxy(node, self)
 
     def fit(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -224,7 +224,7 @@ class DriverFlights:
         except Exception as error:  # noqa: BLE001 (raised where the update is wanted)
             update.set_exception(error.with_traceback(None))
 
-    def _changed(self) -> None:
+    def _changed(self, node_ids: Collection[str]) -> None:
         with self._condition:
             self._nodes_changed = True
             self._condition.notify_all()

@@ -6,7 +6,7 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from hedgerow.driver.record import FolderRecord
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.driver.server import Server
 from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition, RunEnded
+from hedgerow.records import Node
 from hedgerow.security import Identity, Role
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
@@ -262,25 +263,34 @@ class ClientRegister:
         self._exchange = exchange
         self._manager = manager
         self._lock = threading.Lock()
-        self._proxies: dict[tuple[str, str], NodeProxy] = {}
+        self._proxies: dict[str, NodeProxy] = {}
+        self._refused: set[str] = set()
 
     def follow(self) -> None:
         """Register the nodes that are there now, and follow all changes."""
         self._driver.subscribe(self._changed, self._manager.abort)
 
-    def _changed(self) -> None:
+    def _changed(self, node_ids: Collection[str]) -> None:
         with self._lock:
             try:
-                nodes = {(node.node_id, node.name): node for node in self._driver.nodes()}
+                known = self._driver.mirror.find([*node_ids, *self._refused])
             except HedgerowError:  # the run has ended; abort() tells the manager
                 return
-            for key in [key for key in self._proxies if key not in nodes]:
-                self._manager.unregister(self._proxies.pop(key))
-                log.debug("Client %s is not available any longer", key[1])
-            for key, node in nodes.items():
-                if key not in self._proxies:
-                    proxy = NodeProxy(node, self._exchange)
-                    # Refused while another node of that name is there; its end is a change, too.
-                    if self._manager.register(proxy):
-                        self._proxies[key] = proxy
-                        log.debug("Client %s is available", node.name)
+            available = {node_id: node for node_id, node in known.items() if node.state.available}
+            for node_id in node_ids:
+                proxy, node = self._proxies.get(node_id), available.get(node_id)
+                if proxy is not None and (node is None or node.name != proxy.cid):
+                    self._manager.unregister(self._proxies.pop(node_id))
+                    log.debug("Client %s is not available any longer", proxy.cid)
+            self._refused.clear()
+            for node in sorted(available.values(), key=lambda n: (n.name, n.node_id)):
+                if node.node_id not in self._proxies:
+                    self._register(node)
+
+    def _register(self, node: Node) -> None:
+        proxy = NodeProxy(node, self._exchange)
+        if self._manager.register(proxy):
+            self._proxies[node.node_id] = proxy
+            log.debug("Client %s is available", node.name)
+        else:  # another node of that name is there; its end is a change, too
+            self._refused.add(node.node_id)

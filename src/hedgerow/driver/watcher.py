@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -24,6 +24,10 @@ from hedgerow.wire.proto import driver_pb2
 log = logging.getLogger(__name__)
 
 
+NodesChanged: TypeAlias = Callable[[Collection[str]], None]
+"""Told the ids of the nodes that have changed; what has become of them is to be asked, so that it is the newest."""
+
+
 class Mirror:
     """Nodes and results as far as the server has told. Safe to use from any thread."""
 
@@ -35,7 +39,8 @@ class Mirror:
         self._complete = False
         self._futures: dict[str, Future[TaskResult]] = {}
         self._error: BaseException | None = None
-        self._subscribers: list[tuple[Callable[[], None], Callable[[BaseException], None]]] = []
+        self._subscribers: list[tuple[NodesChanged, Callable[[BaseException], None]]] = []
+        self._untold: set[str] = set()
         self._renewing = False
 
     def renew(self) -> None:
@@ -48,17 +53,20 @@ class Mirror:
         """The server told about nodes, ordered by version."""
         with self._condition:
             if self._renewing:
+                self._untold.update(self._nodes)
                 self._nodes, self._renewing = {}, False
+            self._untold.update(node.node_id for node in nodes)
             for node in nodes:
                 self._nodes[node.node_id] = node
                 self.node_version = max(self.node_version, node.version)
             self._complete |= complete
-            complete = self._complete
             self._condition.notify_all()
+            if not self._complete:
+                return
+            untold, self._untold = self._untold, set()
             subscribers = list(self._subscribers)
-        if complete:
-            for changed, _ in subscribers:
-                changed()
+        for changed, _ in subscribers:
+            changed(untold)
 
     def add_results(self, results: list[TaskResult]) -> None:
         """Tasks ended; those that came before are known already."""
@@ -113,21 +121,31 @@ class Mirror:
             self._check()
             return sorted((n for n in self._nodes.values() if n.state.available), key=lambda n: (n.name, n.node_id))
 
+    def find(self, node_ids: Iterable[str]) -> dict[str, Node]:
+        """Those of these nodes that are known, by id, whatever their state.
+
+        Raises:
+            HedgerowError: The run has ended.
+        """
+        with self._condition:
+            self._check()
+            return {node_id: self._nodes[node_id] for node_id in node_ids if node_id in self._nodes}
+
     def name_of(self, node_id: str) -> str:
         """The node's name, or its id where the name is not known."""
         with self._condition:
             node = self._nodes.get(node_id)
             return node.name if node is not None else node_id
 
-    def subscribe(self, changed: Callable[[], None], aborted: Callable[[BaseException], None]) -> None:
-        """Call ``changed`` now and whenever :meth:`nodes` changes, ``aborted`` when the run cannot go on."""
+    def subscribe(self, changed: NodesChanged, aborted: Callable[[BaseException], None]) -> None:
+        """Call ``changed`` with all nodes now, and whenever some change with these; ``aborted`` when the run cannot go on."""
         with self._condition:
             self._subscribers.append((changed, aborted))
-            complete, error = self._complete, self._error
+            complete, error, known = self._complete, self._error, set(self._nodes)
         if error is not None:
             aborted(error)
         elif complete:
-            changed()
+            changed(known)
 
     def wait_for_nodes(self, count: int, limit: Limit) -> None:
         """Block until the list of nodes is complete and so many are available.

@@ -64,6 +64,7 @@ class Admission:
         self._revocations = revocations
         self._clock = clock
         self._open: set[_OpenCall] = set()
+        self._first_not_after = float("inf")
         self.begun: Counter[tuple[str, str]] = Counter()
         revocations.subscribe(asyncio.get_running_loop(), self.end_refused)
 
@@ -88,6 +89,7 @@ class Admission:
         assert task is not None
         running = _OpenCall(certificate, task)
         self._open.add(running)
+        self._first_not_after = min(self._first_not_after, certificate.not_after)
         try:
             yield replace(who, certificate=certificate.subject.uri)
         except asyncio.CancelledError:
@@ -119,6 +121,7 @@ class Admission:
     def end_refused(self) -> None:
         """End the calls whose certificates are not good any longer."""
         now = self._clock.now()
+        self._first_not_after = min((r.certificate.not_after for r in self._open if r.refusal is None), default=float("inf"))
         for running in [running for running in self._open if running.refusal is None]:
             try:
                 self._revocations.check(running.certificate, now)
@@ -131,8 +134,9 @@ class Admission:
         """Look for ever whether certificates have ceased to be good."""
         while self._mutual:
             await pause(LOOK_S, "the next look at the list of revoked certificates")
-            self._revocations.refresh()
-            self.end_refused()
+            self._revocations.refresh()  # a new list ends calls by itself
+            if self._clock.now() > self._first_not_after:
+                self.end_refused()
 
 
 def _digest_of(request: object) -> str:

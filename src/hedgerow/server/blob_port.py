@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import socket
 import ssl
@@ -27,12 +28,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from hedgerow.audit import AuditLog
 from hedgerow.clock import Clock
-from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, NotFound, Unavailable, WaitTimeout
+from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, LimitReached, NotFound, Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
 from hedgerow.server.blob_response import BlobResponse, check_range, send_encrypted
 from hedgerow.server.doorway import Doorway, DoorwayLimits
 from hedgerow.server.gate import Gate
+from hedgerow.server.pace import Pace
 from hedgerow.server.peer_certificates import PeerCertificates
 from hedgerow.server.upload_body import UploadBody
 from hedgerow.store.blobs import ArrivingBlob, BlobFolder
@@ -49,6 +51,8 @@ _READ_BYTES = 1024 * 1024
 _WRITERS = 4
 _MAX_IDLE_ARRIVALS = 256
 _FINISH_S = 5.0
+TRANSFER_STALLED_S = 60.0
+IDLE_S = 75.0
 _ABOUT = ("upload_id", "digest")
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
@@ -100,12 +104,17 @@ class BlobPortLimits:
     """How long the port waits, in seconds.
 
     Attributes:
-        transfer_stalled_s: A peer that neither sends nor takes a byte for that long is cut.
+        transfer_stalled_s: A peer that takes no byte, or sends less than :data:`hedgerow.server.pace.LEAST_BYTES`, in that time
+            is cut.
+        idle_s: A connection whose next request has not arrived whole by then is closed.
+        max_transfers: So many requests of one peer may go on at once.
         stop_s: How long transfers in flight may go on when the port stops.
         doorway: What a connection may cost before its first request.
     """
 
-    transfer_stalled_s: float = 60.0
+    transfer_stalled_s: float = TRANSFER_STALLED_S
+    idle_s: float = IDLE_S
+    max_transfers: int = 64
     stop_s: float = 1.0
     doorway: DoorwayLimits = field(default_factory=DoorwayLimits)
 
@@ -172,6 +181,7 @@ class BlobPort:
         self._doorway: Doorway | None = None
         self._active: dict[asyncio.Task[object], str] = {}  # requests, and who asks
         self._sending: weakref.WeakSet[BlobResponse] = weakref.WeakSet()
+        self._of_peer: dict[str, weakref.WeakSet[object]] = {}  # both of these
         self._ended = asyncio.Event()
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -233,7 +243,7 @@ class BlobPort:
             app,
             access_log=None,
             shutdown_timeout=self._limits.stop_s,
-            keepalive_timeout=75.0,
+            keepalive_timeout=self._limits.idle_s,
             read_bufsize=_READ_BYTES,
             lingering_time=_LINGER_S,
             logger=_HttpLog(log),
@@ -296,7 +306,7 @@ class BlobPort:
             if self._audit is not None:
                 who = self._active[task] or str(request.remote)
                 self._audit.note(who, request.method, outcome, {name: request.match_info.get(name, "") for name in _ABOUT})
-            del self._active[task]
+            self._leave(self._active.pop(task), task)
             self._ended.set()
         text = error_text(error)
         response = web.Response(
@@ -314,8 +324,23 @@ class BlobPort:
         assert task is not None
         self._active[task] = name
         who = self._signer.check(method, request.rel_url.raw_path, request.rel_url.raw_query_string, now, name)
-        self._active[task] = name or who
+        peer = self._active[task] = name or who
+        mine = self._of_peer.setdefault(peer, weakref.WeakSet())
+        if len(mine) >= self._limits.max_transfers:
+            raise LimitReached(
+                f"{peer} has {len(mine)} transfers going on; this server allows {self._limits.max_transfers} at once "
+                "(max_transfers). Wait until one has ended."
+            )
+        mine.add(task)
         return who
+
+    def _leave(self, peer: str, transfer: object) -> None:
+        """A transfer of the peer has ended."""
+        mine = self._of_peer.get(peer)
+        if mine is not None:
+            mine.discard(transfer)
+            if not mine:
+                del self._of_peer[peer]
 
     async def _head_upload(self, request: web.Request) -> web.StreamResponse:
         upload_id = check_id("upload_id", request.match_info["upload_id"])
@@ -375,15 +400,20 @@ class BlobPort:
             answer, count = await send_encrypted(request, self._folder.file(name), size, self._write, self._stalled)
             self.sent_bytes += count
             return answer
-        response = BlobResponse(self._folder.file(name), self._sent)
+        task = asyncio.current_task()
+        assert task is not None
+        peer = self._active[task]
+        response = BlobResponse(self._folder.file(name), functools.partial(self._sent, peer))
         self._sending.add(response)
+        self._of_peer[peer].add(response)
         return response
 
     def _count_received(self, count: int) -> None:
         self.received_bytes += count
 
-    def _sent(self, response: BlobResponse, count: int) -> None:
+    def _sent(self, peer: str, response: BlobResponse, count: int) -> None:
         self.sent_bytes += count
+        self._leave(peer, response)
         self._sending.discard(response)
         self._ended.set()
 
@@ -446,15 +476,18 @@ class BlobPort:
             log.debug("Upload %s was cut at byte %d", blob.name, blob.offset, extra={"action": "upload_cut"})
             raise ConnectionResetError("The sender is gone.") from lost
 
+    def _pace_of(self, blob: ArrivingBlob) -> Pace:
+        return Pace(self._stalled, f"upload {blob.name}")
+
     async def _receive_directly(
         self, request: web.Request, transport: asyncio.Transport, blob: ArrivingBlob, length: int
     ) -> Exception | None:
         """For senders that wait for leave to send, as ours do."""
-        body = UploadBody(transport, length, self._count_received)
+        body = UploadBody(transport, length, self._count_received, self._pace_of(blob))
         body.begin()
         whole = True
         try:
-            while (piece := await body.next(self._stalled, f"the next bytes of upload {blob.name}")) is not None:
+            while (piece := await body.next()) is not None:
                 whole = False
                 await self._write(blob.append, [piece])
                 whole = True
@@ -470,18 +503,21 @@ class BlobPort:
         """For senders that just send, and proxies. Batches are written and hashed while the next one arrives."""
         pieces: list[bytes] = []
         size = 0
+        pace = self._pace_of(blob)
         writing: asyncio.Task[None] | None = None
         lost: Exception | None = None
         try:
             while True:
                 try:
-                    piece = await wait(request.content.readany(), self._stalled, f"the next bytes of upload {blob.name}")
+                    with pace.waiting() as limit:
+                        piece = await wait(request.content.readany(), limit, pace.what)
                 except (OSError, ClientError) as error:
                     lost = error
                     break
                 if not piece:
                     break
                 self._count_received(len(piece))
+                pace.came(len(piece))
                 pieces.append(piece)
                 size += len(piece)
                 if size >= _BATCH_BYTES:

@@ -19,8 +19,9 @@ from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call, tell_audit
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
+from hedgerow.server.openings import Openings
 from hedgerow.server.sessions import NodeSession, Sessions
-from hedgerow.store.changes import phase_of
+from hedgerow.store.changes import SessionOpened, phase_of
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, wait
 from hedgerow.wire import convert
@@ -29,6 +30,8 @@ from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
 log = logging.getLogger(__name__)
 
 HELLO = Limit("hello_s", 10.0)
+IN_VAIN = Limit("opened_in_vain_s", None)
+"""The store answers or fails within a limit of its own."""
 SILENT_BEATS = 3
 MAX_NAME_CHARS = 128
 
@@ -55,6 +58,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self._grants = grants
         self._background = background
         self._data_plane = convert.data_plane_to_proto(data_plane)
+        self._openings = Openings()
 
     @call(Role.CLIENT)
     async def Session(  # type: ignore[override]  # noqa: N802 (named by the protocol)
@@ -63,20 +67,17 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         """One connection of a client, until either side ends it."""
         self._gate.check()
         hello = await self._read_hello(context, who)
-        with contextlib.suppress(NotFound):  # a new node
-            # Before anything else: whoever claims a node's id without its secret must not end that node's session.
-            await self._store.check_node(who)
         session = NodeSession(who)
-        # Registered before the store opens it: what is pushed from now on must reach this session.
-        self._sessions.add(session)
         reader: asyncio.Task[None] | None = None
         try:
-            opened = await self._store.open_session(who, hello.name, list(hello.running), list(hello.finished))
-            session.epoch, session.name = opened.epoch, hello.name
-            log.info("Node %s connected (id %s, epoch %d)", hello.name, who.id, opened.epoch, extra={"action": "node_connected"})
-            self._bells.ring("nodes")
-            for run_id in opened.run_ids:
-                self._bells.ring(f"run/{run_id}")
+            try:
+                async with self._openings.turn():
+                    opened = await self._open(session, hello)
+            except Unavailable as error:
+                if not error.come_back_after_s:
+                    raise
+                goodbye = fleet_pb2.Goodbye(reason=str(error), come_back_after_s=error.come_back_after_s)
+                return await context.write(fleet_pb2.SessionDown(goodbye=goodbye))
             await context.write(self._welcome(session))
             for task_id in opened.cancel:
                 await context.write(fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=task_id, reason="it has ended")))
@@ -97,6 +98,31 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 # Not awaited here: the call may be cancelled already, and the store must hear of it all the same.
                 self._background.spawn(self._closed(session), f"closing the session of node {session.name}")
 
+    async def _open(self, session: NodeSession, hello: fleet_pb2.Hello) -> SessionOpened:
+        """Open a session in the store; from now on what is pushed reaches it."""
+        who = session.who
+        if self._sessions.find(who.id) is not None:
+            with contextlib.suppress(NotFound):
+                # Before anything else: whoever claims a node's id without its secret must not end that node's session.
+                await self._store.check_node(who)
+        # Registered before the store opens it: what is pushed from now on must reach this session.
+        self._sessions.add(session)
+        session.name = hello.name
+        opening = asyncio.ensure_future(self._store.open_session(who, hello.name, list(hello.running), list(hello.finished)))
+        try:
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The client has given up; the store may open the session all the same, and must hear that it is over.
+            self._background.spawn(self._opened_in_vain(session, opening), f"the session of node {session.name}, opened in vain")
+            raise
+        session.epoch = opened.epoch
+        session.beat_interval_s = self._sessions.beat_interval_s()
+        log.info("Node %s connected (id %s, epoch %d)", hello.name, who.id, opened.epoch, extra={"action": "node_connected"})
+        self._bells.ring("nodes")
+        for run_id in opened.run_ids:
+            self._bells.ring(f"run/{run_id}")
+        return opened
+
     async def _read_hello(self, context: Context, who: Identity) -> fleet_pb2.Hello:
         first = await wait(context.read(), HELLO, "the client's hello")
         if first is grpc.aio.EOF or first.WhichOneof("event") != "hello":
@@ -116,24 +142,29 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             welcome=fleet_pb2.Welcome(
                 server_id=self._store.server_id,
                 epoch=session.epoch,
-                beat_interval_s=self._sessions.beat_interval_s(),
+                beat_interval_s=session.beat_interval_s,
+                reconnect_within_s=self._sessions.reconnect_within_s(),
                 data_plane=self._data_plane,
             )
         )
 
+    def _beat(self, session: NodeSession) -> fleet_pb2.SessionDown:
+        # Never shorter than before: the client may have begun to wait for the longer interval.
+        session.beat_interval_s = max(session.beat_interval_s, self._sessions.beat_interval_s())
+        within_s = self._sessions.reconnect_within_s()
+        return fleet_pb2.SessionDown(beat=fleet_pb2.Beat(beat_interval_s=session.beat_interval_s, reconnect_within_s=within_s))
+
     async def _write(self, session: NodeSession, context: Context) -> None:
         """Push what is queued, with a beat when nothing was for a while; ends with the session."""
-        interval = self._sessions.beat_interval_s()
-        limit = Limit("beat_interval_s", interval)
         while True:
             try:
-                message = await session.next(limit)
+                message = await session.next(Limit("beat_interval_s", session.beat_interval_s))
             except WaitTimeout:
                 silent_s = asyncio.get_running_loop().time() - session.last_heard
-                if silent_s > SILENT_BEATS * interval:
+                if silent_s > SILENT_BEATS * session.beat_interval_s:
                     log.warning("Node %s has been silent for %.0f s; its session ends", session.name, silent_s)
                     return
-                message = fleet_pb2.SessionDown(beat=fleet_pb2.Beat())
+                message = self._beat(session)
             if message is None:
                 return
             await context.write(message)
@@ -153,6 +184,14 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             log.warning("The session of node %s ends: %s", session.name, error)
         finally:
             session.end()
+
+    async def _opened_in_vain(self, session: NodeSession, opening: asyncio.Future[SessionOpened]) -> None:
+        try:
+            session.epoch = (await wait(opening, IN_VAIN, "the store to open a session that is not wanted any longer")).epoch
+        except HedgerowError as error:
+            log.debug("The session of node %s was not opened: %s", session.name, error)
+        else:
+            await self._closed(session)
 
     async def _closed(self, session: NodeSession) -> None:
         await until_stored(lambda: self._store.close_session(session.who.id, session.epoch), f"node {session.name} disconnected")

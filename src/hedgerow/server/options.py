@@ -11,7 +11,11 @@ import platformdirs
 from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
+from hedgerow.server.requests import REQUEST_S
+from hedgerow.store.quotas import Quotas
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
+
+_QUOTAS = Quotas()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,13 @@ class ServerOptions:
         max_connections: So many connections may be open on each of the gRPC ports; more are closed at once.
         inline_max_bytes: Parameters below this size ride inside messages.
         max_blob_bytes: An upload that is announced with more is refused.
+        max_run_blobs: So many blobs may be kept for a run at once, those on their way included; more are refused until some go.
+        max_run_bytes: So many bytes may they have together.
+        max_node_tasks: So many tasks may a node have that are queued or sent; more are refused until some end.
+        max_driver_runs: So many runs may a driver (its certificate) have that are not over; more are refused until some end.
+        max_transfers: So many requests for blobs may a peer have going on at once; more are refused until some end.
+        request_s: A call to a gRPC port whose request has not arrived whole by then is refused.
+        idle_connection_s: A connection to a gRPC port on which no call goes on for so long is closed.
 
     Raises:
         ConfigError: The options contradict each other or a value is impossible.
@@ -76,6 +87,13 @@ class ServerOptions:
     max_connections: int = 20_000
     inline_max_bytes: int = 64 * 1024
     max_blob_bytes: int = 256 * 1024**3
+    max_run_blobs: int = _QUOTAS.max_run_blobs
+    max_run_bytes: int = _QUOTAS.max_run_bytes
+    max_node_tasks: int = _QUOTAS.max_node_tasks
+    max_driver_runs: int = _QUOTAS.max_driver_runs
+    max_transfers: int = 64
+    request_s: float = REQUEST_S
+    idle_connection_s: float = 300.0
 
     def __post_init__(self) -> None:
         if self.insecure and self.certificates is not None:
@@ -99,15 +117,18 @@ class ServerOptions:
             "unused_blob_s",
             "url_lifetime_s",
             "handshake_s",
+            "request_s",
+            "idle_connection_s",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0 seconds, not {getattr(self, name)}.")
-        for name in ("max_handshakes", "max_connections", "max_blob_bytes"):
+        for name in ("max_handshakes", "max_connections", "max_blob_bytes", "max_transfers"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0, not {getattr(self, name)}.")
         for name in ("node_left_s", "drain_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 seconds or more, not {getattr(self, name)}.")
+        self.quotas  # noqa: B018 (checks them)
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
             raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}; it must begin with http:// or https://.")
 
@@ -124,12 +145,27 @@ class ServerOptions:
         return self.database or f"sqlite:///{(self.state_dir / 'hedgerow.sqlite3').absolute()}"
 
     @property
+    def quotas(self) -> Quotas:
+        """What one run, node or driver may have.
+
+        Raises:
+            ConfigError: One of them is not above 0.
+        """
+        return Quotas(
+            max_run_blobs=self.max_run_blobs,
+            max_run_bytes=self.max_run_bytes,
+            max_node_tasks=self.max_node_tasks,
+            max_driver_runs=self.max_driver_runs,
+        )
+
+    @property
     def grpc(self) -> list[tuple[str, int]]:
         """Options of the gRPC servers."""
         return [
             *SERVER_OPTIONS,
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.max_connection_idle_ms", int(self.idle_connection_s * 1000)),
         ]
 
     def data_plane(self, blob_port: int) -> DataPlane:

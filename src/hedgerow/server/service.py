@@ -31,6 +31,7 @@ from hedgerow.server.notifier import Notifier
 from hedgerow.server.operator_api import Operator
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.peer_certificates import PeerCertificates
+from hedgerow.server.requests import hurried
 from hedgerow.server.revocations import Revocations
 from hedgerow.server.sessions import Sessions
 from hedgerow.server.sweeper import Sweeper
@@ -103,7 +104,8 @@ class Service:
         context = None if certificates is None else certificates.https_server(client_certificates=options.mutual)
         holders = PeerCertificates(revocations) if options.mutual else None
         signer = UrlSigner(store.url_key)
-        limits = BlobPortLimits(doorway=DoorwayLimits(options.handshake_s, options.max_handshakes))
+        doorway = DoorwayLimits(options.handshake_s, options.max_handshakes)
+        limits = BlobPortLimits(max_transfers=options.max_transfers, doorway=doorway)
         blobs = BlobPort(
             store, folder, signer, clock, options.blob_address, context, limits, gate=self._gate, holders=holders, audit=audit
         )
@@ -119,9 +121,9 @@ class Service:
         fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission)
 
         server = grpc.aio.server(options=options.grpc)
-        driver_pb2_grpc.add_DriverServicer_to_server(driver, server)
+        driver_pb2_grpc.add_DriverServicer_to_server(driver, hurried(server, options.request_s))
         operator = Operator(store, self.sessions, notifier, clock, admission)
-        operator_pb2_grpc.add_OperatorServicer_to_server(operator, server)
+        operator_pb2_grpc.add_OperatorServicer_to_server(operator, hurried(server, options.request_s))
         self._add_standard_services(
             server,
             driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name,
@@ -131,7 +133,7 @@ class Service:
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
         server = grpc.aio.server(options=options.grpc)
-        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
+        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, hurried(server, options.request_s))
         self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
         log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
@@ -199,7 +201,7 @@ class Service:
 
     async def _open_store(self) -> Store:
         url = self._options.database_url
-        store = await asyncio.to_thread(Store.open, url, SystemClock())
+        store = await asyncio.to_thread(Store.open, url, SystemClock(), self._options.quotas)
         self._exits.push_async_callback(asyncio.to_thread, store.close)
         log.info("Using the store %s (server id %s)", url, store.server_id)
         return store
@@ -238,7 +240,7 @@ class Service:
     def _add_standard_services(self, server: grpc.aio.Server, *names: str) -> None:
         servicer = health.aio.HealthServicer()
         self._health.append(servicer)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, hurried(server, self._options.request_s))
         for name in names:
             asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -13,6 +13,10 @@ from hedgerow.security import Identity, check_secret
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.proto import fleet_pb2
 
+SHORTEST_BEAT_INTERVAL_S = 15.0
+BEATS_PER_S = 100
+RECONNECTS_PER_S = 500
+
 
 class NodeSession:
     """One connection of a client. ``epoch`` is 0 until the store has opened it."""
@@ -22,6 +26,7 @@ class NodeSession:
         self.name = ""
         self.epoch = 0
         self.last_heard = 0.0
+        self.beat_interval_s = 0.0
         self._queue: asyncio.Queue[fleet_pb2.SessionDown | None] = asyncio.Queue()
 
     def push(self, message: fleet_pb2.SessionDown) -> None:
@@ -100,4 +105,8 @@ class Sessions:
 
     def beat_interval_s(self) -> float:
         """Seconds between beats: 15, and longer with many sessions, so that beats cost a bounded share of the server."""
-        return max(15.0, len(self._by_node) / 100)
+        return max(SHORTEST_BEAT_INTERVAL_S, len(self._by_node) / BEATS_PER_S)
+
+    def reconnect_within_s(self) -> float:
+        """Over how many seconds clients spread when they come back: as long as it takes to take them all in."""
+        return len(self._by_node) / RECONNECTS_PER_S

@@ -12,7 +12,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from hedgerow.waits import Limit, wait
+from hedgerow.server.pace import Pace
+from hedgerow.waits import wait
 
 _BUFFER_BYTES = 1024 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -25,16 +26,18 @@ class UploadBody(asyncio.BufferedProtocol):
         transport: The connection; its sender waits for leave to send.
         length: Bytes of the body.
         received: Called with the number of bytes whenever some have come.
+        pace: How slowly they may come.
 
     Attributes:
         lost: Why the connection ended before the body did, or None.
     """
 
-    def __init__(self, transport: asyncio.Transport, length: int, received: Callable[[int], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, length: int, received: Callable[[int], None], pace: Pace) -> None:
         self._transport = transport
         self._http = transport.get_protocol()
         self._left = length
         self._received = received
+        self._pace = pace
         self._filling: memoryview | None = memoryview(bytearray(min(_BUFFER_BYTES, length)))
         self._filled = 0
         self._spare = [memoryview(bytearray(_BUFFER_BYTES))] if length > _BUFFER_BYTES else []
@@ -56,18 +59,19 @@ class UploadBody(asyncio.BufferedProtocol):
             if self._left:
                 self._transport.resume_reading()
 
-    async def next(self, stalled: Limit, what: str) -> memoryview | None:
+    async def next(self) -> memoryview | None:
         """The next piece, or None when there is none to come or the connection is lost. The piece before it is used again.
 
         Raises:
-            WaitTimeout: No byte came for as long as the limit says.
+            WaitTimeout: The sender is too slow.
         """
         if self._given is not None:
             self._reuse(self._given)
             self._given = None
         while not self._full and self._left and self.lost is None:
             self._changed.clear()
-            await wait(self._changed.wait(), stalled, what)
+            with self._pace.waiting() as limit:
+                await wait(self._changed.wait(), limit, self._pace.what)
         if self._full:
             self._given = self._full.popleft()
         return self._given
@@ -95,6 +99,7 @@ class UploadBody(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come."""
         self._received(nbytes)
+        self._pace.came(nbytes)
         self._filled += nbytes
         self._left -= nbytes
         self._changed.set()

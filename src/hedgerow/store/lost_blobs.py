@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import Enum
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
 from hedgerow.errors import NotFound, Unavailable
 from hedgerow.records import Instruction, NodeState, Task
-from hedgerow.store import schema
+from hedgerow.store import quotas, schema
 from hedgerow.store.schema import Row
 from hedgerow.wire.proto import records_pb2
 
@@ -27,6 +27,9 @@ class Bytes(int, Enum):
     HERE = 0
     AWAITED = 1
     GONE = 2
+
+
+_AWAITED = select(_BLOBS.digest).where(_BLOBS.bytes == Bytes.AWAITED.value)
 
 
 def blob_files(connection: Connection) -> dict[str, int]:
@@ -42,7 +45,7 @@ def mark(connection: Connection, files: Collection[str]) -> tuple[int, int]:
     for digest in digests:
         _set(connection, digest, Bytes.AWAITED if digest in awaited else Bytes.GONE)
         # An upload whose bytes are lost is not done: whoever asks for it again sends them again.
-        connection.execute(delete(schema.uploads).where(schema.uploads.c.digest == digest))
+        quotas.forget_uploads(connection, schema.uploads.c.digest == digest)
     return len(awaited), len(digests) - len(awaited)
 
 
@@ -51,7 +54,7 @@ def ask_again(connection: Connection, node_id: str, finished: Collection[str]) -
 
     Their instructions are empty: the node answers from its outbox. What it does not have is gone.
     """
-    awaited = set(connection.execute(select(_BLOBS.digest).where(_BLOBS.bytes == Bytes.AWAITED.value)).scalars())
+    awaited = set(connection.execute(_AWAITED).scalars())
     if not awaited:
         return []
     ask: list[Task] = []

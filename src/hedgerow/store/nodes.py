@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from hedgerow.errors import AlreadyExists, NotFound
 from hedgerow.records import Node, NodeState, Outcome, Reply, RunState, Task
@@ -17,6 +17,26 @@ from hedgerow.store.tasks import NEVER, finish, move, open_tasks_of_node, read_t
 from hedgerow.task_states import OPEN, Event, TaskState
 
 _NODES = schema.nodes.c
+
+# Statements that run for every session are built once.
+_ALL = schema.nodes.alias("all_nodes")
+_NEXT_VERSION = select(func.coalesce(func.max(_ALL.c.version), 0) + 1).scalar_subquery()
+_BY_ID = select(schema.nodes).where(_NODES.node_id == bindparam("id"))
+_BY_ID_OR_NAME = select(schema.nodes).where((_NODES.node_id == bindparam("id")) | (_NODES.name == bindparam("wanted")))
+_ADD = insert(schema.nodes).values(version=_NEXT_VERSION)
+_CHANGE = (
+    update(schema.nodes)
+    .where(_NODES.node_id == bindparam("id"))
+    .values(
+        name=bindparam("called"),
+        state=bindparam("becomes"),
+        version=_NEXT_VERSION,
+        epoch=bindparam("session"),
+        last_seen=bindparam("seen"),
+        away_since=bindparam("since"),
+    )
+)
+_AFTER = select(schema.nodes).where(_NODES.version > bindparam("known")).order_by(_NODES.version).limit(bindparam("most"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +64,25 @@ class Gone:
 
 def open_session(connection: Connection, who: Identity, name: str, in_hand: InHand, now: float) -> SessionOpened:
     """See :meth:`hedgerow.store.store.Store.open_session`."""
-    known = connection.execute(select(schema.nodes).where(_NODES.node_id == who.id)).one_or_none()
+    rows = {row.node_id: row for row in connection.execute(_BY_ID_OR_NAME, {"id": who.id, "wanted": name})}
+    known = rows.pop(who.id, None)
     if known is not None:
         check_secret(known.secret_hash, who)
-    run_ids = _take_name(connection, who.id, name, now)
+    run_ids = [run_id for holder in rows.values() for run_id in _take_name(connection, holder, name, now)]
     epoch = 1 if known is None else known.epoch + 1
-    values = {
-        "name": name,
-        "state": NodeState.ONLINE.value,
-        "version": _next_version(connection),
-        "epoch": epoch,
-        "last_seen": now,
-        "away_since": None,
-    }
     if known is None:
-        new = values | {"node_id": who.id, "secret_hash": who.secret_hash, "created_at": now}
-        connection.execute(insert(schema.nodes).values(new))
+        new = {"node_id": who.id, "secret_hash": who.secret_hash, "created_at": now, "name": name, "epoch": epoch}
+        connection.execute(_ADD, new | {"state": NodeState.ONLINE.value, "last_seen": now, "away_since": None})
     else:
-        connection.execute(update(schema.nodes).where(_NODES.node_id == who.id).values(values))
+        values = {"id": who.id, "called": name, "becomes": NodeState.ONLINE.value, "session": epoch, "seen": now, "since": None}
+        connection.execute(_CHANGE, values)
     assign = _resume(connection, who.id, in_hand, now) + lost_blobs.ask_again(connection, who.id, in_hand.finished)
     cancel, release = _to_drop(connection, who.id, in_hand)
     return SessionOpened(epoch, assign, cancel, release, run_ids, phases.origins(connection, assign))
 
 
-def _take_name(connection: Connection, node_id: str, name: str, now: float) -> list[str]:
-    """Make the name free for a node; the runs whose tasks failed with the node that held it."""
-    holder = connection.execute(select(schema.nodes).where(_NODES.name == name, _NODES.node_id != node_id)).one_or_none()
-    if holder is None:
-        return []
+def _take_name(connection: Connection, holder: Row, name: str, now: float) -> list[str]:
+    """Take the name from the node that holds it; the runs whose tasks failed with that node."""
     if holder.state == NodeState.ONLINE:
         raise AlreadyExists(
             f"The name {name!r} belongs to the node {holder.node_id}, which is online. Choose another name, or stop that client."
@@ -119,16 +130,11 @@ def _to_drop(connection: Connection, node_id: str, in_hand: InHand) -> tuple[lis
 def close_session(connection: Connection, gone: Gone, handed_back: Sequence[str], now: float) -> None:
     """See :meth:`hedgerow.store.store.Store.close_session`."""
     node_id = gone.node_id
-    node = connection.execute(select(_NODES.epoch, _NODES.state).where(_NODES.node_id == node_id)).one_or_none()
+    node = connection.execute(_BY_ID, {"id": node_id}).one_or_none()
     if node is None or node.epoch != gone.epoch or node.state != NodeState.ONLINE:
         return
-    away = {
-        "state": gone.state.value,
-        "version": _next_version(connection),
-        "last_seen": now,
-        "away_since": now,
-    }
-    connection.execute(update(schema.nodes).where(_NODES.node_id == node_id).values(away))
+    away = {"id": node_id, "called": node.name, "becomes": gone.state.value, "session": node.epoch, "seen": now, "since": now}
+    connection.execute(_CHANGE, away)
     back = frozenset(handed_back)
     given = (
         [r for r in open_tasks_of_node(connection, node_id) if r.task_id in back and r.state == TaskState.SENT] if back else []
@@ -160,7 +166,7 @@ def _lose(connection: Connection, rows: Iterable[Row], why: str, now: float) -> 
     """These nodes are lost and their open tasks fail; the runs concerned."""
     run_ids: dict[str, None] = {}
     for row in rows:
-        values = {"state": NodeState.LOST.value, "version": _next_version(connection)}
+        values = {"state": NodeState.LOST.value, "version": _NEXT_VERSION}
         connection.execute(update(schema.nodes).where(_NODES.node_id == row.node_id).values(values))
         open_tasks = open_tasks_of_node(connection, row.node_id)
         finish(connection, open_tasks, Reply(Outcome.NODE_LOST, f"{row.name}: {why}"), now)
@@ -171,21 +177,16 @@ def _lose(connection: Connection, rows: Iterable[Row], why: str, now: float) -> 
 
 def nodes_after(connection: Connection, version: int, limit: int) -> list[Node]:
     """See :meth:`hedgerow.store.store.Store.nodes_after`."""
-    newer = select(schema.nodes).where(_NODES.version > version).order_by(_NODES.version).limit(limit)
-    return [_node(row) for row in connection.execute(newer)]
+    return [_node(row) for row in connection.execute(_AFTER, {"known": version, "most": limit})]
 
 
 def check_node(connection: Connection, who: Identity) -> Node:
     """See :meth:`hedgerow.store.store.Store.check_node`."""
-    row = connection.execute(select(schema.nodes).where(_NODES.node_id == who.id)).one_or_none()
+    row = connection.execute(_BY_ID, {"id": who.id}).one_or_none()
     if row is None:
         raise NotFound(f"The node {who.id} is not known here. Open a session first.")
     check_secret(row.secret_hash, who)
     return _node(row)
-
-
-def _next_version(connection: Connection) -> int:
-    return int(connection.execute(select(func.coalesce(func.max(_NODES.version), 0))).scalar_one()) + 1
 
 
 def _node(row: Row) -> Node:

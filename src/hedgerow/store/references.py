@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 from hedgerow.errors import InvalidArgument, PermissionDenied
 from hedgerow.records import Blob
 from hedgerow.security import Identity
-from hedgerow.store import schema
+from hedgerow.store import quotas, schema
 
 DIGESTS_A_STATEMENT = 5_000
 _BLOBS, _OWNERS, _REFS = schema.blobs.c, schema.blob_owners.c, schema.blob_refs.c
@@ -102,7 +102,7 @@ def forget_unused(connection: Connection, digests: Iterable[str]) -> list[str]:
         gone = [row.digest for row in rows]
         if gone:
             # An upload whose blob is gone is no longer done: whoever asks for it again sends it again.
-            connection.execute(delete(schema.uploads).where(schema.uploads.c.digest.in_(gone)))
+            quotas.forget_uploads(connection, schema.uploads.c.digest.in_(gone))
             connection.execute(delete(schema.blob_owners).where(_OWNERS.digest.in_(gone)))
             connection.execute(delete(schema.blobs).where(_BLOBS.digest.in_(gone)))
         files += [row.file for row in rows]

@@ -11,6 +11,7 @@ from hedgerow.records import NodeState, RunState
 from hedgerow.security import Identity, Role, check_secret
 from hedgerow.store import schema
 from hedgerow.store.changes import Counts, RunInfo
+from hedgerow.store.quotas import Quotas
 from hedgerow.store.schema import Row
 from hedgerow.task_states import TaskState
 
@@ -72,7 +73,7 @@ def _check_owner(row: Row, who: Identity) -> None:
     check_secret(row.secret_hash, who)
 
 
-def create_run(connection: Connection, who: Identity, new: NewRun, now: float) -> RunState:
+def create_run(connection: Connection, who: Identity, new: NewRun, limits: Quotas, now: float) -> RunState:
     """See :meth:`hedgerow.store.store.Store.create_run`."""
     row = connection.execute(_FIND, {"run_id": new.run_id}).one_or_none()
     if row is None:
@@ -82,6 +83,7 @@ def create_run(connection: Connection, who: Identity, new: NewRun, now: float) -
                 "that server. If this one was started on a backup from before the run, start it on a newer backup and resume the "
                 "run, or start a new run."
             )
+        limits.check_driver(connection, who)
         values = {
             "run_id": new.run_id,
             "name": new.name,

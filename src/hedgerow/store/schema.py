@@ -28,6 +28,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     create_engine,
     event,
     exc,
@@ -44,7 +45,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 4
+VERSION = 5
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -89,6 +90,8 @@ runs = Table(
     Column("last_seen", Double, nullable=False),
     Column("watched", Boolean, nullable=False),
     Column("acknowledged_round", BigInteger, nullable=False, default=-1),  # this one and all before it; -1: none
+    Column("held_blobs", BigInteger, nullable=False, default=0),  # its rows in ``uploads``
+    Column("held_bytes", BigInteger, nullable=False, default=0),  # the sum of their sizes
 )
 
 tasks = Table(
@@ -107,7 +110,7 @@ tasks = Table(
     Column("created_at", Double, nullable=False),
     Column("sent_at", Double),
     Column("ended_at", Double),
-    Index("tasks_by_node", "node_id", "state"),
+    Index("tasks_by_node", "node_id", "state", "run_id"),
     Index("tasks_by_run", "run_id", "state"),
     Index("tasks_by_phase", "run_id", "round", "kind", "node_id"),
     Index("tasks_by_state", "state", "sent_at"),
@@ -160,6 +163,7 @@ blobs = Table(
     Column("size", BigInteger, nullable=False),
     Column("file", String(64), nullable=False, unique=True),
     Column("bytes", Integer, nullable=False, default=0),  # how they stand: lost_blobs.Bytes
+    Index("blobs_by_bytes", "bytes"),
 )
 
 # Who uploaded a blob and may name it. ``held_since`` keeps a blob that was uploaded and not yet named by a task or a reply.
@@ -300,7 +304,8 @@ def _settle(connection: Connection, now: float) -> None:
     """No session and no watching driver outlives the server's process."""
     version = connection.execute(select(func.coalesce(func.max(nodes.c.version), 0))).scalar_one()
     online = connection.execute(select(nodes.c.node_id).where(nodes.c.state == NodeState.ONLINE.value)).scalars().all()
-    for step, node_id in enumerate(online, 1):
-        away = {"state": NodeState.AWAY.value, "version": version + step, "away_since": now}
-        connection.execute(update(nodes).where(nodes.c.node_id == node_id).values(away))
+    if online:
+        gone = update(nodes).where(nodes.c.node_id == bindparam("id")).values(state=NodeState.AWAY.value, away_since=now)
+        versions = [{"id": node_id, "next": version + step} for step, node_id in enumerate(online, 1)]
+        connection.execute(gone.values(version=bindparam("next")), versions)
     connection.execute(update(runs).values(watched=False).where(runs.c.watched))

@@ -33,6 +33,7 @@ from hedgerow.store.changes import (
     SessionOpened,
     Upload,
 )
+from hedgerow.store.quotas import Quotas
 from hedgerow.store.writer import Lane
 
 T = TypeVar("T")
@@ -49,29 +50,31 @@ class Store:
         url_key: 32 random bytes, made when the database is created; signs blob URLs.
     """
 
-    def __init__(self, writing: Engine, reading: Engine, clock: Clock, found: schema.Found) -> None:
+    def __init__(self, writing: Engine, reading: Engine, clock: Clock, found: schema.Found, limits: Quotas) -> None:
         self.server_id: str = found.server_id
         self.url_key: bytes = found.url_key
         self._restored_at = tasks.NEVER if found.restored_at is None else found.restored_at
         self._clock = clock
+        self._limits = limits
         self._opened_at = clock.now()
         self._engines = (writing, reading)
         self._writer = Lane("writer", writing.connect(), savepoints=True)
         self._reader = Lane("reader", reading.connect(), savepoints=False)
 
     @classmethod
-    def open(cls, url: str, clock: Clock) -> Store:
+    def open(cls, url: str, clock: Clock, limits: Quotas | None = None) -> Store:
         """Open the database, making it when it is not there; nodes that were online are away now. Blocking.
 
         Args:
             url: ``sqlite:////absolute/path/hedgerow.sqlite3``.
             clock: Tells the time.
+            limits: How much one run, node or driver may have.
 
         Raises:
             ConfigError: The URL cannot be used, or what lies there is of another version or no database of Hedgerow.
         """
         writing, reading, found = schema.open_database(url, clock.now())
-        return cls(writing, reading, clock, found)
+        return cls(writing, reading, clock, found, limits or Quotas())
 
     @property
     def settling(self) -> bool:
@@ -166,9 +169,10 @@ class Store:
             Unauthenticated: The driver is known with another secret.
             AlreadyExists: The run was opened with another seed.
             InvalidTransition: The run is over.
+            LimitReached: The driver has too many runs that are not over.
         """
         now = self._clock.now()
-        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed, known), now))
+        return await self._write(lambda c: runs.create_run(c, who, runs.NewRun(run_id, name, seed, known), self._limits, now))
 
     async def check_run(self, who: Identity, run_id: str) -> RunInfo:
         """The driver's own run.
@@ -250,7 +254,8 @@ class Store:
         server was restored a short while ago: such nodes may come back.
 
         Raises:
-            InvalidArgument: A task belongs to another run, or a blob has another size.
+            InvalidArgument: A task belongs to another run, or a blob has another size, or a node would never take so many.
+            LimitReached: A node has too many open tasks.
             NotFound: There is no such run.
             PermissionDenied: The run is another driver's, or a blob is neither this driver's nor of this run.
             Unauthenticated: The driver is known with another secret.
@@ -258,7 +263,7 @@ class Store:
             RunEnded: The run is over.
         """
         now = self._clock.now()
-        push = tasks.Push(now, self.settling, self._restored_at)
+        push = tasks.Push(now, self.settling, self._restored_at, self._limits)
         return await self._write(lambda c: tasks.push_tasks(c, who, run_id, new, push))
 
     async def complete_task(self, node_id: str, epoch: int, task_id: str, reply: Reply) -> Completed:
@@ -299,16 +304,16 @@ class Store:
 
         Raises:
             InvalidArgument: The size is negative or beyond 2**63.
-            NotFound: There is no such run, or the client is not known here.
+            NotFound: There is no such run, or the client is not known here or has no task of it.
             PermissionDenied: The run is another driver's.
             Unauthenticated: The peer is known with another secret.
             AlreadyExists: The id is taken by another peer, or the size differs.
             RunEnded: The driver's run is over.
+            LimitReached: The run holds too much.
         """
         now = self._clock.now()
-        return await self._write(
-            lambda c: uploads.start_upload(c, who, Upload(upload_id, references.owner(who), size), run_id, now)
-        )
+        asked = Upload(upload_id, references.owner(who), size)
+        return await self._write(lambda c: uploads.start_upload(c, who, asked, run_id, self._limits, now))
 
     async def get_upload(self, upload_id: str, who: str) -> Upload:
         """An upload of ``who`` (``"role/id"``).

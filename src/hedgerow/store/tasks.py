@@ -7,15 +7,17 @@ into a final one, with the result that goes with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
 from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound
 from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
 from hedgerow.store import phases, references, schema
 from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Pushed
+from hedgerow.store.quotas import Quotas
 from hedgerow.store.runs import mark_running, open_run, own_run
 from hedgerow.store.schema import Row
 from hedgerow.task_states import OPEN, Event, TaskState, after, event_of
@@ -53,6 +55,13 @@ _ONE = (
     .where(_TASKS.task_id == bindparam("task_id"))
 )
 _NODES_BY_IDS = select(_NODES.node_id, _NODES.state, _NODES.epoch).where(_NODES.node_id.in_(bindparam("ids", expanding=True)))
+_NODES_WITH_OPEN = _NODES_BY_IDS.add_columns(
+    select(func.count())
+    .where(_TASKS.node_id == _NODES.node_id, _TASKS.state.in_(_OPEN))
+    .correlate(schema.nodes)
+    .scalar_subquery()
+    .label("open_tasks")
+)
 _OPEN_OF_NODE = (
     select(schema.tasks).where(_TASKS.node_id == bindparam("node_id"), _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
 )
@@ -83,6 +92,7 @@ class Push:
     now: float
     settling: bool = False
     restored_at: float = NEVER
+    limits: Quotas = field(default_factory=Quotas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +208,8 @@ def notices(connection: Connection, rows: Sequence[Row]) -> list[Notice]:
     return [(row.node_id, epochs[row.node_id], row.task_id) for row in sent if row.node_id in epochs]
 
 
-def _nodes_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
-    return {row.node_id: row for some in portions(ids) for row in connection.execute(_NODES_BY_IDS, {"ids": some})}
+def _nodes_by_id(connection: Connection, ids: Iterable[str], query: Select[Any] = _NODES_BY_IDS) -> dict[str, Row]:
+    return {row.node_id: row for some in portions(ids) for row in connection.execute(query, {"ids": some})}
 
 
 # --- the store's methods --------------------------------------------------------------------------------------------------
@@ -210,9 +220,10 @@ def push_tasks(connection: Connection, who: Identity, run_id: str, new: Sequence
     run = open_run(connection, who, run_id)
     known = {row.task_id: row for row in rows_by_id(connection, (task.task_id for task in new))}
     fresh = _not_known(known, run_id, new)
+    known_nodes = _nodes_by_id(connection, (task.node_id for task in new), _NODES_WITH_OPEN)
+    push.limits.check_tasks(fresh, known_nodes)
     _take_blobs(connection, references.owner(who), run_id, fresh)
     mark_running(connection, run)
-    known_nodes = _nodes_by_id(connection, (task.node_id for task in new))
     values, counted, assign, unreachable = [], [], [], []
     again = _wanted_again(connection, known.values(), known_nodes, push)
     for task in fresh:

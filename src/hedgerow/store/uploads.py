@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from hedgerow.errors import AlreadyExists, CorruptData, InvalidArgument, NotFound, PermissionDenied
 from hedgerow.records import Blob
 from hedgerow.security import Identity, Role
-from hedgerow.store import lost_blobs, references, schema
+from hedgerow.store import lost_blobs, quotas, references, schema
 from hedgerow.store.changes import Upload
 from hedgerow.store.nodes import check_node
 from hedgerow.store.references import owner
 from hedgerow.store.runs import find_run, open_run, own_run
 from hedgerow.store.schema import Row
+from hedgerow.task_states import TaskState
 
 MAX_BYTES = 2**63 - 1
 _UPLOADS, _BLOBS, _OWNERS, _TASKS = schema.uploads.c, schema.blobs.c, schema.blob_owners.c, schema.tasks.c
+# Naming every state lets the index find the run among all tasks that the node ever had.
+_TAKES_PART = (
+    select(_TASKS.position)
+    .where(_TASKS.node_id == bindparam("node"), _TASKS.state.in_([state.value for state in TaskState]))
+    .where(_TASKS.run_id == bindparam("run"))
+    .limit(1)
+)
 
 
-def start_upload(connection: Connection, who: Identity, asked: Upload, run_id: str, now: float) -> Upload:
+def start_upload(connection: Connection, who: Identity, asked: Upload, run_id: str, limits: quotas.Quotas, now: float) -> Upload:
     """See :meth:`hedgerow.store.store.Store.start_upload`."""
     if not 0 <= asked.size <= MAX_BYTES:
         raise InvalidArgument(f"The upload {asked.upload_id} cannot have {asked.size} bytes.")
     if who.role is Role.DRIVER:
-        open_run(connection, who, run_id)
+        run = open_run(connection, who, run_id)
     else:
         check_node(connection, who)
-        find_run(connection, run_id)  # also when it is over: the client learns that when it hands in the result
+        run = find_run(connection, run_id)  # also when it is over: the client learns that when it hands in the result
     row = _find(connection, asked.upload_id)
     if row is None:
+        if who.role is not Role.DRIVER and connection.execute(_TAKES_PART, {"node": who.id, "run": run_id}).first() is None:
+            raise NotFound(f"The node {who.id} has no task of the run {run_id}. Drop its result.")
+        limits.check_upload(run, asked.size)
+        quotas.hold(connection, run_id, asked.size)
         new = {"upload_id": asked.upload_id, "who": asked.who, "size": asked.size, "run_id": run_id, "asked_at": now}
         connection.execute(insert(schema.uploads).values(new))
         return asked
@@ -110,8 +122,7 @@ def blob_for_driver(connection: Connection, who: Identity, run_id: str, digest: 
 def collect_blobs(connection: Connection, unused_before: float) -> list[str]:
     """See :meth:`hedgerow.store.store.Store.collect_blobs`."""
     old = (_UPLOADS.digest.is_(None), _UPLOADS.asked_at < unused_before)
-    files = list(connection.execute(select(_UPLOADS.upload_id).where(*old).order_by(_UPLOADS.upload_id)).scalars())
-    connection.execute(delete(schema.uploads).where(*old))
+    files = quotas.forget_uploads(connection, *old)
     return files + references.forget_unused(connection, references.give_up_holds(connection, unused_before))
 
 

@@ -52,4 +52,6 @@ async def test_a_story_can_be_read_in_the_audit_log(attacked: Federation) -> Non
         return Counter(line for line in lines(path) if line in expected) == Counter(expected)
 
     await eventually(told, f"{expected} in the audit log")
+    entries = {entry["what"]: entry for entry in read_audit(path)}
+    assert (entries["PushTasks"]["kind"], entries["CompleteTask"]["task_outcome"]) == ("fit", "ok")
     assert not any("signature" in text for text in (path.read_text(),)), "no URL that still works stands there"

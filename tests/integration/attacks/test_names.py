@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow.errors import HedgerowError
+from hedgerow.errors import HedgerowError, InvalidArgument
 from hedgerow.records import Outcome
 from hedgerow.security import Identity, Role
+from hedgerow.server.fleet import MAX_NAME_CHARS
 from hedgerow.wire.proto import driver_pb2, fleet_pb2, records_pb2
 from tests.integration.attacks.federation import RUN, Federation
 from tests.integration.client.fleet import fleet_server, site_of, task
@@ -129,3 +130,8 @@ async def test_no_id_that_a_server_sends_leads_out_of_the_clients_state(tmp_path
         assert site.outbox() == {"task0002"}
     assert all((path / "data").read_text() == "years of work" for path in (home / "precious", home / "state" / "precious"))
     assert names_in(tmp_path) == {"home"}
+
+
+async def test_name_of_a_node_has_a_limit(attacked: Federation) -> None:
+    with pytest.raises(InvalidArgument, match="1 to 128 printable characters"):
+        await attacked.peer("a", Role.CLIENT).session("a" * (MAX_NAME_CHARS + 1))

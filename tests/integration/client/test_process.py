@@ -269,7 +269,8 @@ async def test_a_node_that_was_taken_over_ends_its_client(fleet: FakeFleet, prog
 
 
 async def test_the_users_process_is_the_worker_of_start_client(fleet: FakeFleet, programs: Programs) -> None:
-    script = await programs.script(fleet.port)
+    (programs.folder / "policy.toml").write_text("kinds = ['fit']")
+    script = await programs.script(fleet.port, ', policy="policy.toml"')
     session = await fleet.session()
     assert session.hello.name == "Hospital"
     session.push(assign=task(1, config={"raise": True}))
@@ -278,6 +279,8 @@ async def test_the_users_process_is_the_worker_of_start_client(fleet: FakeFleet,
     assert failed.outcome is Outcome.USER_ERROR
     assert parameters_of(good)["w"].tolist() == [1, 1, 1]
     assert good.metrics["pid"] == int((await script.line(r"pid (\d+)"))[1])
+    session.push(assign=task(3, "evaluate"))
+    assert (await fleet.replies(3))[2].outcome is Outcome.REFUSED, "the link keeps the policy"
     await script.line("Opened insecure gRPC connection")
     await script.line("INFO hedgerow .*Connected: node Hospital")
 

@@ -12,6 +12,7 @@ import pytest
 from hedgerow.records import Blob, Instruction, Task
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
+from hedgerow.server.driver_api import MAX_RUN_NAME_CHARS
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.wire import convert
@@ -144,3 +145,51 @@ async def test_too_many_ids_are_refused(stub: driver_pb2_grpc.DriverAsyncStub) -
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.CancelTasks(request, metadata=DRIVER.metadata())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_long_reason_and_a_long_name_of_a_run_are_refused(stub: driver_pb2_grpc.DriverAsyncStub) -> None:
+    reason = driver_pb2.CancelTasksRequest(run_id=RUN, reason="x" * (bounds.MAX_REASON_CHARS + 1))
+    name = driver_pb2.CreateRunRequest(run_id="run0000000000002", name="x" * (MAX_RUN_NAME_CHARS + 1), seed=1)
+    for call, request, told in ((stub.CancelTasks, reason, "A reason has at most"), (stub.CreateRun, name, "A run's name has")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(request, metadata=DRIVER.metadata())  # type: ignore[arg-type]
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert told in str(caught.value.details())
+
+
+async def test_a_quota_that_is_used_up_is_told_with_its_option(tmp_path: Path) -> None:
+    options = ServerOptions(
+        insecure=True,
+        fleet_address=ANY_PORT,
+        driver_address=ANY_PORT,
+        blob_address=ANY_PORT,
+        web_address=ANY_PORT,
+        state_dir=tmp_path / "state",
+        max_run_blobs=1,
+        max_run_bytes=100,
+        max_driver_runs=1,
+    )
+    service = Service(options)
+    await service.start()
+    channel = open_channel(service.driver_address, None)
+    made = driver_pb2_grpc.DriverStub(channel)
+    try:
+        start = records_pb2.StartUploadRequest(upload_id="upload0000000001", size=100, run_id=RUN)
+        await made.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, seed=1), metadata=DRIVER.metadata())
+        large = records_pb2.StartUploadRequest(upload_id="upload0000000002", size=101, run_id=RUN)
+        second = records_pb2.StartUploadRequest(upload_id="upload0000000003", size=0, run_id=RUN)
+        run = driver_pb2.CreateRunRequest(run_id="run0000000000002", seed=1)
+        for before, call, request, option in (
+            (None, made.StartUpload, large, "--max-run-bytes"),
+            (start, made.StartUpload, second, "--max-run-blobs"),
+            (None, made.CreateRun, run, "--max-driver-runs"),
+        ):
+            if before is not None:
+                await made.StartUpload(before, metadata=DRIVER.metadata())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request, metadata=DRIVER.metadata())  # type: ignore[arg-type]
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert option in str(caught.value.details())
+    finally:
+        await channel.close(None)
+        await service.stop()

@@ -79,11 +79,24 @@ def test_nodes_are_known_by_name_with_their_newest_state() -> None:
 def test_subscriber_hears_of_nodes_when_the_list_is_whole() -> None:
     mirror = Mirror()
     heard: list[list[str]] = []
-    mirror.subscribe(lambda: heard.append([n.name for n in mirror.nodes()]), lambda error: None)
+    mirror.subscribe(lambda ids: heard.append(sorted(ids)), lambda error: None)
     mirror.add_nodes([node("a", 1)], complete=False)
     mirror.add_nodes([node("b", 2)], complete=True)
     mirror.add_nodes([node("c", 3)], complete=False)
-    assert heard == [["a", "b"], ["a", "b", "c"]]
+    assert heard == [["ida", "idb"], ["idc"]]
+    mirror.subscribe(lambda ids: heard.append(sorted(ids)), lambda error: None)
+    assert heard[-1] == ["ida", "idb", "idc"]
+
+
+def test_subscriber_hears_of_nodes_that_a_server_with_another_state_does_not_know() -> None:
+    mirror = Mirror()
+    mirror.add_nodes([node("a", 1), node("b", 2)], complete=True)
+    heard: list[list[str]] = []
+    mirror.subscribe(lambda ids: heard.append(sorted(ids)), lambda error: None)
+    mirror.renew()
+    mirror.add_nodes([node("b", 1)], complete=True)
+    assert heard[-1] == ["ida", "idb"]
+    assert list(mirror.find(["ida", "idb"])) == ["idb"]
 
 
 def result(task_id: str, cursor: int, round: int = 1) -> TaskResult:
@@ -126,10 +139,10 @@ def test_end_of_the_run_reaches_everybody_now_and_later() -> None:
     mirror = Mirror()
     heard: list[BaseException] = []
     before, error = mirror.expect("before"), RunEnded("over")
-    mirror.subscribe(lambda: None, heard.append)
+    mirror.subscribe(lambda ids: None, heard.append)
     mirror.abort(error)
     mirror.abort(RunEnded("again"))
-    mirror.subscribe(lambda: None, heard.append)
+    mirror.subscribe(lambda ids: None, heard.append)
     assert heard == [error, error]
     for future in (before, mirror.expect("after")):
         assert future.exception(0) is error

@@ -50,20 +50,26 @@ class Hello(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., finished: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("server_id", "epoch", "beat_interval_s", "data_plane")
+    __slots__ = ("server_id", "epoch", "beat_interval_s", "data_plane", "reconnect_within_s")
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BEAT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     DATA_PLANE_FIELD_NUMBER: _ClassVar[int]
+    RECONNECT_WITHIN_S_FIELD_NUMBER: _ClassVar[int]
     server_id: str
     epoch: int
     beat_interval_s: float
     data_plane: _records_pb2.DataPlane
-    def __init__(self, server_id: _Optional[str] = ..., epoch: _Optional[int] = ..., beat_interval_s: _Optional[float] = ..., data_plane: _Optional[_Union[_records_pb2.DataPlane, _Mapping]] = ...) -> None: ...
+    reconnect_within_s: float
+    def __init__(self, server_id: _Optional[str] = ..., epoch: _Optional[int] = ..., beat_interval_s: _Optional[float] = ..., data_plane: _Optional[_Union[_records_pb2.DataPlane, _Mapping]] = ..., reconnect_within_s: _Optional[float] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("beat_interval_s", "reconnect_within_s")
+    BEAT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    RECONNECT_WITHIN_S_FIELD_NUMBER: _ClassVar[int]
+    beat_interval_s: float
+    reconnect_within_s: float
+    def __init__(self, beat_interval_s: _Optional[float] = ..., reconnect_within_s: _Optional[float] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("reason", "handed_back")

@@ -1,0 +1,100 @@
+"""What a server with many clients asks of them: to come back later, and to beat less often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hedgerow.client.session import Pace, Session, Standing
+from hedgerow.errors import Unavailable
+from hedgerow.records import NodeState
+from hedgerow.security import Identity, Role
+from hedgerow.server import fleet, sessions
+from hedgerow.server.openings import Openings
+from hedgerow.server.options import ServerOptions
+from hedgerow.server.service import Service
+from hedgerow.store.changes import SessionOpened
+from hedgerow.store.store import Store
+from hedgerow.waits import Limit, pause, wait
+from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc
+
+ANYWHERE = Address("127.0.0.1", 0)
+SOON = Limit("soon_s", 10.0)
+
+
+@asynccontextmanager
+async def fleet_api(folder: Path) -> AsyncIterator[tuple[Service, fleet_pb2_grpc.FleetAsyncStub]]:
+    ports = {f"{name}_address": ANYWHERE for name in ("fleet", "driver", "blob", "web")}
+    service = Service(ServerOptions(insecure=True, state_dir=folder, **ports))  # type: ignore[arg-type]
+    await service.start()
+    channel = open_channel(service.fleet_address, None)
+    try:
+        yield service, fleet_pb2_grpc.FleetStub(channel)
+    finally:
+        await channel.close(None)
+        await service.stop()
+
+
+async def test_client_that_finds_too_many_waiting_is_told_when_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "Openings", lambda: Openings(patience_s=-1.0))
+    async with fleet_api(tmp_path) as (service, stub):
+        with pytest.raises(Unavailable, match="waiting for their sessions") as refused:
+            await Session.open(stub, Identity.fresh(Role.CLIENT), Standing("a", "test", [], []))
+        assert refused.value.come_back_after_s > 0
+        assert len(service.sessions) == 0
+
+
+async def test_open_session_learns_that_there_are_more_clients_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SHORTEST_BEAT_INTERVAL_S", 0.1)
+    async with fleet_api(tmp_path) as (_, stub):
+        session = await Session.open(stub, Identity.fresh(Role.CLIENT), Standing("a", "test", [], []))
+        assert session.pace == Pace(0.1, 1 / sessions.RECONNECTS_PER_S)
+        monkeypatch.setattr(sessions, "SHORTEST_BEAT_INTERVAL_S", 0.2)
+        monkeypatch.setattr(sessions, "RECONNECTS_PER_S", 10)
+
+        reading = asyncio.create_task(_read_on(session))
+        while session.pace != Pace(0.2, 0.1):
+            assert not reading.done(), "the session has ended"
+            await pause(0.01, "a beat")
+        session.close()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _read_on(session: Session) -> None:
+    async for event in session.events():
+        raise AssertionError(f"{event}: beats are not passed on")
+
+
+async def test_session_whose_client_gave_up_while_it_was_opened_does_not_stay_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on = asyncio.Event(), asyncio.Event()
+    stores, open_session = list[Store](), Store.open_session
+
+    async def slow(store: Store, *args: Any) -> SessionOpened:
+        stores.append(store)
+        opening.set()
+        await wait(go_on.wait(), SOON, "the test")
+        return await open_session(store, *args)
+
+    monkeypatch.setattr(Store, "open_session", slow)
+    async with fleet_api(tmp_path) as (service, stub):
+        call = stub.Session(metadata=(node := Identity.fresh(Role.CLIENT)).metadata())
+        await call.write(fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=node.id, name="a")))
+        await wait(opening.wait(), SOON, "the opening")
+        call.cancel()
+        with service.bells.listen("nodes") as listener:
+            await listener.news()  # the first one is no news
+            while len(service.sessions):
+                await pause(0.01, "the server to see that the client has gone")
+            go_on.set()
+            await wait(listener.news(), SOON, "the node to be away")
+            assert (await stores[0].check_node(node)).state is NodeState.AWAY
