@@ -168,7 +168,7 @@ def plain_client(port: int, client: int, rounds: int, source: Path, folder: Path
         old = [path]
         if not bare:
             with written.open("xb", buffering=0) as file:
-                file.write(memoryview(result))
+                file.write(result.data)
             old.append(written)
         plain_put(port, b"R", number, client, source if bare else written)
         if bare:

@@ -18,6 +18,7 @@ from hedgerow.driver import checkpoint as checkpoints
 from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.durable import read_sealed, write_sealed
 from hedgerow.driver.history import History, NodeFailure
+from hedgerow.driver.parameter_files import MIN_BYTES, PREFIX, ParameterFiles
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.errors import ConfigError, CorruptData, InvalidArgument
 from hedgerow.records import Parameters
@@ -260,3 +261,41 @@ def test_folder_in_a_files_place_is_refused(folder: RunFolder, name: str) -> Non
 def test_history_of_another_shape_is_refused(name: str, value: object) -> None:
     with pytest.raises(CorruptData, match="history"):
         History().load_state_dict(History().state_dict() | {name: value})
+
+
+def test_parameters_that_lie_in_a_file_get_a_second_name_and_are_not_written_again(folder: RunFolder) -> None:
+    source = folder.path / "source"
+    source.write_bytes(tensors.dumps(MODEL))
+    prepared = folder.prepare_checkpoint(checkpoint(3), 0, source)
+    folder.write_checkpoint(prepared)
+    assert folder.parameters_file(3).samefile(source)
+    source.unlink()
+    found = again(folder).read_checkpoint()
+    assert found is not None
+    assert tensors.dumps(found.parameters) == tensors.dumps(MODEL)
+
+
+def test_parameters_whose_file_cannot_get_a_second_name_are_written(folder: RunFolder) -> None:
+    folder.write_checkpoint(folder.prepare_checkpoint(checkpoint(3), 0, folder.path / "not there"))
+    assert folder.parameters_file(3).read_bytes() == tensors.dumps(MODEL)
+
+
+def test_what_is_prepared_does_not_see_what_happens_later(folder: RunFolder) -> None:
+    history, state = History(), {"steps": [1]}
+    history.add_loss_distributed(1, 0.5)
+    prepared = folder.prepare_checkpoint(checkpoint(history=history.state_dict(), strategy_state=state), 7)
+    history.add_loss_distributed(2, 0.25)
+    state["steps"].append(2)
+    folder.write_checkpoint(prepared)
+    found = again(folder).read_checkpoint()
+    assert found is not None
+    loaded = History()
+    loaded.load_state_dict(found.history)
+    assert (loaded.losses_distributed, found.strategy_state, found.cursor) == ([(1, 0.5)], {"steps": [1]}, 7)
+
+
+def test_files_of_a_driver_that_died_are_removed(folder: RunFolder) -> None:
+    files = ParameterFiles(folder.path)
+    filed = files.filed(Parameters({"w": np.zeros(MIN_BYTES, np.uint8)}))
+    assert files.path(filed) is not None
+    assert not [path for path in again(folder).path.iterdir() if path.name.startswith(PREFIX)]
