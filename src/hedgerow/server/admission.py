@@ -78,12 +78,30 @@ class Admission:
             ProtocolMismatch: It speaks another version of the protocol.
         """
         who = identity_from_metadata(context.invocation_metadata(), role)
+        with self._held(context, _HOLDERS[role], f"This API is for the role {role}") as certificate:
+            yield who if certificate is None else replace(who, certificate=certificate.subject.uri)
+
+    @contextlib.contextmanager
+    def visit(self, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        """Anybody whose certificate is good, for as long as the call runs: for gRPC's own services, which ask nobody who he is.
+
+        Raises:
+            Unauthenticated: The certificate is not good, or has ceased to be so while the call ran.
+        """
+        with self._held(context, frozenset(Role), ""):
+            yield
+
+    @contextlib.contextmanager
+    def _held(
+        self, context: grpc.aio.ServicerContext[Any, Any], roles: frozenset[Role], what: str
+    ) -> Iterator[PeerCertificate | None]:
+        """The caller's certificate, which stays good while the call runs; None where peers show none."""
         if not self._mutual:
-            yield who
+            yield None
             return
         certificate = _certificate_of(context)
-        if certificate.subject.role not in _HOLDERS[role]:
-            raise PermissionDenied(f"This API is for the role {role}; the certificate is {certificate.subject}.")
+        if certificate.subject.role not in roles:
+            raise PermissionDenied(f"{what}; the certificate is {certificate.subject}.")
         self._revocations.check(certificate, self._clock.now())
         task = asyncio.current_task()
         assert task is not None
@@ -91,7 +109,7 @@ class Admission:
         self._open.add(running)
         self._first_not_after = min(self._first_not_after, certificate.not_after)
         try:
-            yield replace(who, certificate=certificate.subject.uri)
+            yield certificate
         except asyncio.CancelledError:
             if running.refusal is None:
                 raise

@@ -247,6 +247,7 @@ class BlobPort:
             shutdown_timeout=self._limits.stop_s,
             keepalive_timeout=self._limits.idle_s,
             read_bufsize=_READ_BYTES,
+            auto_decompress=False,  # bytes are stored as they were sent, and nobody's kilobytes become gigabytes
             lingering_time=_LINGER_S,
             logger=_HttpLog(log),
         )

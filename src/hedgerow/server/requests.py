@@ -1,14 +1,17 @@
 """Bounds how long the request of a unary call may be on its way.
 
 gRPC gives a handler nothing before a unary call's request is whole, and waits for that as long as the connection lives: a peer
-that sends half a message holds a call and what has come of it for ever. So unary calls are served as calls whose requests are
-a stream of one, which is the same on the wire: the handler begins with the call and reads its request within a limit.
+that sends half a message holds a call and what has come of it for ever. So calls with one request are served as
+calls whose requests are a stream of one, which is the same on the wire: the handler begins with the call and reads its request
+within a limit.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import grpc
@@ -22,19 +25,31 @@ log = logging.getLogger(__name__)
 
 REQUEST_S = 60.0
 """For at most 16 MiB; the largest requests in practice, batches of tasks, have less than one."""
+Serve = Callable[[Any, Any], Any]
 
 
-def hurried(server: grpc.aio.Server, request_s: float = REQUEST_S) -> grpc.aio.Server:
-    """What to add services to in place of the server; their requests may be on their way for ``request_s``."""
-    return cast("grpc.aio.Server", _Hurried(server, request_s))
+Guard = Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractContextManager[object]]
+"""Lets a caller in for as long as a call runs, or raises why not."""
+
+
+def hurried(server: grpc.aio.Server, request_s: float = REQUEST_S, guard: Guard = nullcontext) -> grpc.aio.Server:
+    """What to add services to in place of the server; their requests may be on their way for ``request_s``.
+
+    Args:
+        server: Serves them.
+        request_s: Seconds from the beginning of a call to the end of its request. Streams of requests are not bounded here.
+        guard: Asked by every call before its request is read, for services that do not look at their callers themselves.
+    """
+    return cast("grpc.aio.Server", _Hurried(server, request_s, guard))
 
 
 class _Hurried:
     """The part of a server that adding a service uses."""
 
-    def __init__(self, server: grpc.aio.Server, request_s: float) -> None:
+    def __init__(self, server: grpc.aio.Server, request_s: float, guard: Guard) -> None:
         self._server = server
         self._limit = Limit("request_s", request_s)
+        self._guard = guard
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """As the server's own."""
@@ -46,22 +61,44 @@ class _Hurried:
         self._server.add_registered_method_handlers(service, hurried)
 
     def _hurried(self, name: str, handler: Any) -> Any:
-        if handler is None or handler.request_streaming or handler.response_streaming:
-            return handler
-        serve: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary
+        if handler is None:
+            return None
+        forms = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), **forms)
+        serve = self._read_first(name, handler.unary_stream if handler.response_streaming else handler.unary_unary)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(serve, **forms)
+        return grpc.stream_unary_rpc_method_handler(serve, **forms)
 
+    def _read_first(self, name: str, serve: Serve) -> Serve:
         async def read_and_serve(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                request = await wait(context.read(), self._limit, f"the request of {name}")
-            except WaitTimeout as error:
-                return await _refuse(context, WaitTimeout(f"{error} Send it faster, or less at once."))
-            if request is grpc.aio.EOF:
-                return await _refuse(context, InvalidArgument(f"{name} was called without a request."))
-            return await serve(request, context)
+                with self._guard(context):
+                    try:
+                        request = await wait(context.read(), self._limit, f"the request of {name}")
+                    except WaitTimeout as error:
+                        raise WaitTimeout(f"{error} Send it faster, or less at once.") from None
+                    if request is grpc.aio.EOF:
+                        raise InvalidArgument(f"{name} was called without a request.")
+                    return await serve(request, context)
+            except HedgerowError as error:
+                return await _refuse(context, error)
 
-        return grpc.stream_unary_rpc_method_handler(
-            read_and_serve, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        return read_and_serve
+
+    def _guarded(self, serve: Serve) -> Serve:
+        async def serve_guarded(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                with self._guard(context):
+                    if not inspect.isasyncgenfunction(serve):
+                        return await serve(requests, context)
+                    async for response in serve(requests, context):
+                        await context.write(response)
+            except HedgerowError as error:
+                return await _refuse(context, error)
+
+        return serve_guarded
 
 
 class _HurriedService(grpc.GenericRpcHandler):

@@ -11,7 +11,7 @@ import filelock
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from hedgerow.audit import AUDIT_FILE, AuditLog
 from hedgerow.certificates import read_pem
@@ -130,7 +130,7 @@ class Service:
         operator = Operator(store, self.sessions, notifier, clock, admission)
         operator_pb2_grpc.add_OperatorServicer_to_server(operator, hurried(server, options.request_s))
         self._add_standard_services(
-            server,
+            hurried(server, options.request_s, admission.visit),
             driver_pb2.DESCRIPTOR.services_by_name["Driver"].full_name,
             operator_pb2.DESCRIPTOR.services_by_name["Operator"].full_name,
         )
@@ -139,7 +139,9 @@ class Service:
 
         server = grpc.aio.server(options=[*options.grpc, (MAX_CONNECTIONS, shares.connections)])
         fleet_pb2_grpc.add_FleetServicer_to_server(fleet, hurried(server, options.request_s))
-        self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
+        self._add_standard_services(
+            hurried(server, options.request_s, admission.visit), fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
+        )
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")
         log.info("Flower ECE: Starting Fleet API (gRPC-rere) on %s", self.fleet_address.text)
 
@@ -250,7 +252,8 @@ class Service:
     def _add_standard_services(self, server: grpc.aio.Server, *names: str) -> None:
         servicer = health.aio.HealthServicer()
         self._health.append(servicer)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, hurried(server, self._options.request_s))
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in names:
             asyncio.get_running_loop().create_task(servicer.set(name, health_pb2.HealthCheckResponse.SERVING))
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        described = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)  # type: ignore[no-untyped-call]

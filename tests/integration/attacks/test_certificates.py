@@ -7,11 +7,13 @@ import contextlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hedgerow.authority import Authority, files_of
 from hedgerow.certificates import Certificates
@@ -21,7 +23,7 @@ from hedgerow.waits import wait
 from hedgerow.wire.blob_http import OFFSET_HEADER
 from hedgerow.wire.proto import driver_pb2, fleet_pb2, operator_pb2, records_pb2
 from hedgerow.wire.status import from_rpc_error
-from tests.integration.attacks.federation import RUN, SOON, Federation, Peer, eventually, forge
+from tests.integration.attacks.federation import CALL_S, RUN, SOON, Federation, Peer, eventually, forge
 
 CREATE = driver_pb2.CreateRunRequest(run_id=RUN, name="a run", seed=1)
 RUNS = operator_pb2.ListRunsRequest()
@@ -196,6 +198,25 @@ async def test_revoked_certificate_is_refused_at_once_and_its_open_streams_end(a
 
     again = attacked.peer("a", Role.CLIENT)
     (await again.session("a")).close()
+
+
+async def test_revoked_certificate_opens_not_even_the_services_that_ask_nobody_who_he_is(attacked: Federation) -> None:
+    a, b = attacked.peer("a", Role.CLIENT), attacked.peer("b", Role.CLIENT)
+    channels: list[Any] = [peer._channels[0] for peer in (a, b)]
+    health, of_b = cast(Any, [health_pb2_grpc.HealthStub(channel) for channel in channels])
+    question = health_pb2.HealthCheckRequest()
+    watch, watch_of_b = health.Watch(question), of_b.Watch(question)
+    described: Any = reflection_pb2_grpc.ServerReflectionStub(channels[0])
+    describe = described.ServerReflectionInfo()
+    await describe.write(reflection_pb2.ServerReflectionRequest(list_services="all"))
+    for stream in (watch, watch_of_b, describe):
+        assert await wait(stream.read(), SOON, "an answer before")
+    attacked.authority.revoke("a")
+    for call in (health.Check(question, timeout=CALL_S), watch, describe):
+        assert await wait(call.code(), SOON, "the end of the call") is grpc.StatusCode.UNAUTHENTICATED
+    assert (await of_b.Check(question, timeout=CALL_S)).status == health_pb2.HealthCheckResponse.SERVING
+    assert not watch_of_b.done(), "nobody else is disturbed"
+    watch_of_b.cancel()
 
 
 async def test_the_first_call_after_a_revocation_is_refused_without_waiting_for_the_sweep(attacked: Federation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import secrets
 
 import blake3
@@ -39,6 +40,13 @@ async def test_more_bytes_than_announced_are_refused_and_not_written(attacked: F
     assert stored(attacked, "upload00001") == 0
     assert (await ann.http("PUT", url, bytes(10), offset=SIZE - 5)).status == 400
     assert (await ann.http("PUT", url, bytes(SIZE))).status == 200, "the honest upload is not spoilt"
+
+
+async def test_body_that_calls_itself_compressed_is_not_unpacked(attacked: Federation, ann: Peer) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    url = await ann.start_upload("upload00001", len(bomb))
+    answer = await ann.http("PUT", url, bomb, headers={"Content-Encoding": "gzip"})
+    assert (answer.status, stored(attacked, "upload00001")) == (200, len(bomb)), "stored as it was sent"
 
 
 async def test_body_that_goes_on_after_its_declared_length_does_not_get_in(attacked: Federation, ann: Peer) -> None:

@@ -24,6 +24,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 MOST_STREAMS = 3  # the setting
 CREATE_RUN, SESSION = "/hedgerow.v1.Driver/CreateRun", "/hedgerow.v1.Fleet/Session"
+WATCH, HEALTH_WATCH = "/hedgerow.v1.Driver/Watch", "/grpc.health.v1.Health/Watch"
 
 
 class RawPeer:
@@ -105,6 +106,16 @@ async def test_call_whose_request_does_not_arrive_is_refused_in_time(tmp_path: P
         peer.call(3, CREATE_RUN, Role.DRIVER)
         peer.send(DATA, END_STREAM, 3, begun(CREATE, whole=True))
         assert await peer.until(DATA, 3), "the connection is as good as before"
+        await peer.close()
+
+
+@pytest.mark.parametrize("path", [WATCH, HEALTH_WATCH])
+async def test_stream_of_answers_whose_request_does_not_arrive_is_refused_in_time(tmp_path: Path, path: str) -> None:
+    async with serving(tmp_path, request_s=0.2) as service:
+        peer = await RawPeer.connect(service.driver_address)
+        peer.call(1, path, Role.DRIVER)
+        peer.send(DATA, 0, 1, begun(b"x" * 100, whole=False))
+        assert await peer.until(HEADERS, 1, END_STREAM)
         await peer.close()
 
 
