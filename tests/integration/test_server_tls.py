@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ async def test_server_says_loudly_that_it_asks_for_no_certificates(
     assert "Peers are not asked for certificates: anybody who reaches the ports can join" in caplog.text
 
 
+@pytest.mark.parametrize("listed", [True, False])
+async def test_server_says_that_it_has_no_list_of_revoked_certificates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: bool
+) -> None:
+    folder = Authority.create(tmp_path / "certificates").issue(Role.SERVER, "server")
+    chosen = options(tmp_path / "state", files_of(folder), None)
+    running = Service(replace(chosen, revoked=folder / "revoked.pem") if listed else chosen)
+    with caplog.at_level(logging.WARNING):
+        await running.start()
+        await running.stop()
+    assert ("--revoked" in caplog.text) is not listed
+
+
 async def test_server_with_a_foreign_certificate_can_be_told_to_ask_for_certificates(
     foreign: Certificates, tmp_path: Path
 ) -> None:
@@ -102,6 +116,9 @@ def test_options_that_contradict_one_another_are_refused(foreign: Certificates, 
     for more in ({"client_certificates": True}, {"revoked": tmp_path / "revoked.pem"}):
         with pytest.raises(ConfigError, match="--insecure contradicts"):
             ServerOptions(insecure=True, **more)
+    with pytest.raises(ConfigError, match="with --certificates it must begin with https://"):
+        ServerOptions(certificates=foreign, blob_public_url="http://fl.example.org")
+    ServerOptions(insecure=True, blob_public_url="http://fl.example.org")
 
 
 def test_a_key_in_the_place_of_the_authority_is_refused(foreign: Certificates) -> None:

@@ -116,6 +116,14 @@ def test_questions_choose_by_every_field_and_by_time(tmp_path: Path, capsys: pyt
     assert hedgerow.main(["audit", "--state-dir", str(tmp_path / "none")]) == 2
 
 
+def test_what_a_peer_has_said_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = "\x1b]0;mine\x07\n2026-11-24 12:00:00  hedgerow://driver/ann  CreateRun"
+    (tmp_path / AUDIT_FILE).write_text(json.dumps({"at": 1, "who": "a", "what": "CompleteTask", "task_id": said}) + "\n")
+    assert hedgerow.main(["audit", "--state-dir", str(tmp_path)]) == 0
+    head, entry = capsys.readouterr().out.splitlines()
+    assert (head + entry).isprintable()
+
+
 @pytest.mark.parametrize("line", [b"nonsense", b"[1]", b"5", b"\xff\xfe", b"[" * 100_000])
 def test_a_line_that_is_no_entry_is_passed_over(tmp_path: Path, line: bytes) -> None:
     (tmp_path / AUDIT_FILE).write_bytes(line + b'\n{"who": "a"}\n')

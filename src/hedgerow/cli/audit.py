@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from hedgerow.audit import AUDIT_FILE, read_audit
-from hedgerow.cli.tables import table
+from hedgerow.cli.tables import line, table
 from hedgerow.errors import ConfigError
 
 _COLUMNS = ("who", "what", "kind", "run_id", "task_id", "digest", "outcome")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         for entry in found:
             print(json.dumps(entry))
         return 0
-    rows = [(_date(entry), *(str(entry.get(name, ""))[:60] for name in _COLUMNS)) for entry in found]
+    rows = [(_date(entry), *(line(str(entry.get(name, "")))[:60] for name in _COLUMNS)) for entry in found]
     print(table(("TIME (UTC)", *(name.upper() for name in _COLUMNS)), rows))
     return 0
 

@@ -18,8 +18,8 @@ import grpc.aio
 
 from hedgerow.certificates import Tls
 from hedgerow.client.session import Session, Standing
-from hedgerow.errors import Unavailable, WaitTimeout
-from hedgerow.records import Blob
+from hedgerow.errors import ConfigError, Unavailable, WaitTimeout
+from hedgerow.records import Blob, DataPlane
 from hedgerow.security import Identity
 from hedgerow.waits import Limit, wait, wait_future
 from hedgerow.wire.channel import Address, blob_base_url, open_channel
@@ -67,6 +67,7 @@ class Connection:
 
         Raises:
             HedgerowError: As for :meth:`Session.open`.
+            ConfigError: The server wants parameters to travel where they cannot, or unencrypted where it is encrypted itself.
         """
         try:
             session = await Session.open(self._stub, self._identity, standing)
@@ -77,16 +78,24 @@ class Connection:
         except WaitTimeout:
             self._connect_anew()
             raise
-        url = blob_base_url(self.server, session.data_plane, tls=self._tls is not None)
-        if self._peer is None or self._peer.base_url != url:
-            if self._peer is not None:
-                self._peer.close()
-            self._peer = BlobPeer(url, self._tls)
+        try:
+            self._use(session.data_plane)
+        except ConfigError:
+            session.close()
+            raise
         self.inline_max_bytes = session.data_plane.inline_max_bytes
         async with self._changed:
             self.session = session
             self._changed.notify_all()
         return session
+
+    def _use(self, plane: DataPlane) -> None:
+        """The server said where blobs travel."""
+        url = blob_base_url(self.server, plane, tls=self._tls is not None)
+        if self._peer is None or self._peer.base_url != url:
+            if self._peer is not None:
+                self._peer.close()
+            self._peer = BlobPeer(url, self._tls)
 
     def _connect_anew(self) -> None:
         """Drop the channel for a new one, which connects when it is used.

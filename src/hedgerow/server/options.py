@@ -136,6 +136,8 @@ class ServerOptions:
         self.quotas  # noqa: B018 (checks them)
         if self.blob_public_url and urlsplit(self.blob_public_url).scheme not in ("http", "https"):
             raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}; it must begin with http:// or https://.")
+        if self.certificates is not None and self.blob_public_url.lower().startswith("http:"):
+            raise ConfigError(f"--blob-public-url is {self.blob_public_url!r}: with --certificates it must begin with https://.")
 
     @property
     def mutual(self) -> bool:

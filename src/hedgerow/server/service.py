@@ -92,6 +92,8 @@ class Service:
             log.warning("Anybody on the network can read and change everything, join as a client, open runs and end them")
         elif not options.mutual:
             log.warning("Peers are not asked for certificates: anybody who reaches the ports can join, open runs and end them")
+        elif options.revoked is None:
+            log.warning("Without a list of revoked certificates (--revoked) every certificate is good until its end")
         self._lock_state_dir()
         store = await self._open_store()
         clock = SystemClock()

@@ -95,6 +95,7 @@ def _take_name(connection: Connection, holder: Row, name: str, now: float) -> li
             f"The name {name!r} was held by the node {holder.node_id}, and so were its substitutes. Choose another."
         )
     connection.execute(update(schema.nodes).where(_NODES.node_id == holder.node_id).values(name=other))
+    phases.uncount(connection, holder.node_id)
     return _lose(connection, [holder], f"Another node took the name {name!r}.", now)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
-from hedgerow.records import Origin, Task
+from hedgerow.records import Origin, RunState, Task
 from hedgerow.store import schema
 from hedgerow.store.changes import Phase, phase_of
 from hedgerow.store.schema import Row
+from hedgerow.task_states import TaskState
 
 _PHASES, _TASKS, _RUNS = schema.phases.c, schema.tasks.c, schema.runs.c
 _THIS = (_PHASES.run_id == bindparam("run"), _PHASES.round == bindparam("at"), _PHASES.kind == bindparam("of"))
@@ -24,6 +25,15 @@ _ASKED_BEFORE = (
     .where(_TASKS.node_id.in_(bindparam("nodes", expanding=True)))
 )
 _BEFORE = select(_PHASES.sites, _ASKED_BEFORE.scalar_subquery().label("known")).where(*_THIS)
+# Naming every state lets the index find the node's tasks.
+_PHASES_OF_NODE = (
+    select(_TASKS.run_id.label("run"), _TASKS.round.label("at"), _TASKS.kind.label("of"))
+    .distinct()
+    .join(schema.runs, _RUNS.run_id == _TASKS.run_id)
+    .where(_TASKS.node_id == bindparam("node"), _TASKS.state.in_([state.value for state in TaskState]))
+    .where(_RUNS.state.in_([state.value for state in RunState if not state.final]))
+)
+_ONE_LESS = update(schema.phases).where(*_THIS, _PHASES.sites > 0).values(sites=_PHASES.sites - 1)
 _ORIGIN = (
     select(_RUNS.owner_id, _RUNS.certificate, _PHASES.sites)
     .join(schema.phases, and_(*_THIS), isouter=True)
@@ -53,6 +63,13 @@ def count(connection: Connection, run: Row, new: Iterable[Task]) -> dict[Phase, 
                 connection.execute(_SET, {**which, "now": sites})
         found[phase] = _origin(run, sites)
     return found
+
+
+def uncount(connection: Connection, node_id: str) -> None:
+    """Another node took this one's name, and so its place: a site counts once, however many nodes it has been."""
+    found = connection.execute(_PHASES_OF_NODE, {"node": node_id}).all()
+    if found:
+        connection.execute(_ONE_LESS, [{"run": row.run, "at": row.at, "of": row.of} for row in found])
 
 
 def origins(connection: Connection, tasks: Iterable[Task]) -> dict[Phase, Origin]:

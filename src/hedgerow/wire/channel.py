@@ -120,7 +120,16 @@ def server_credentials(certificates: Certificates, *, client_certificates: bool)
 
 
 def blob_base_url(server: Address, plane: DataPlane, *, tls: bool) -> str:
-    """Scheme, host and port that signed relative URLs are joined to: the host that the peer already talks to."""
+    """Scheme, host and port that signed relative URLs are joined to: the host that the peer already talks to.
+
+    Raises:
+        ConfigError: The peer came over TLS, and was told to send parameters without.
+    """
     if plane.blob_public_url:
+        if tls and not plane.blob_public_url.lower().startswith("https://"):
+            raise ConfigError(
+                f"The server at {server.text} wants parameters at {plane.blob_public_url[:200]!r}, unencrypted. Give it an "
+                "https:// URL as --blob-public-url."
+            )
         return plane.blob_public_url.rstrip("/")
     return f"{'https' if tls else 'http'}://{Address(server.host, plane.blob_port).text}"

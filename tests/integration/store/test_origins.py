@@ -73,6 +73,18 @@ async def test_invented_nodes_do_not_count(store: Store) -> None:
     assert await push(store, fit(A), *(fit(client(number)) for number in range(100, 110))) == [1]
 
 
+async def test_a_site_whose_client_comes_as_another_node_again_and_again_counts_once(store: Store) -> None:
+    await start(store, A, D)
+    assert await push(store, fit(A), fit(D)) == [2, 2]
+    await store.close_session(A.id, 1)
+    for again in (client(11), client(12), client(13)):
+        await store.open_session(again, "hospital_0", [], [])
+        assert await push(store, fit(again)) == [2]
+        await store.close_session(again.id, 1)
+    await store.open_session(B, "hospital_2", [], [])
+    assert await push(store, fit(B), fit(D, sequence=1)) == [3, 3]
+
+
 async def test_whatever_became_of_its_task_a_node_counts_and_what_is_sent_again_has_the_newest_number(
     store: Store,
 ) -> None:

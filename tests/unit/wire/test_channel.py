@@ -67,6 +67,13 @@ def test_blobs_are_at_the_host_that_the_peer_talks_to_unless_told_otherwise(
     assert blob_base_url(Address(host, 9091), plane, tls=tls) == expected
 
 
+def test_who_came_over_tls_sends_nothing_unencrypted_whatever_the_server_says() -> None:
+    with pytest.raises(ConfigError, match="unencrypted"):
+        blob_base_url(Address("10.0.0.1", 9091), DataPlane(9093, "http://proxy.example"), tls=True)
+    plane = DataPlane(9093, "HTTPS://proxy.example")
+    assert blob_base_url(Address("10.0.0.1", 9091), plane, tls=True) == plane.blob_public_url
+
+
 def test_server_allows_the_pings_that_channels_send_and_both_take_the_same_messages() -> None:
     channel, server = dict(CHANNEL_OPTIONS), dict(SERVER_OPTIONS)
     assert server["grpc.http2.min_recv_ping_interval_without_data_ms"] < channel["grpc.keepalive_time_ms"]
