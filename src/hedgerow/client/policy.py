@@ -25,11 +25,10 @@ from typing import Any
 
 from hedgerow.certificates import Subject
 from hedgerow.errors import ConfigError, Unauthenticated
-from hedgerow.records import Origin
+from hedgerow.records import Kind, Origin
 from hedgerow.security import Role
 
 KEYS = ("drivers", "kinds", "min_sites")
-MAX_KIND_CHARS = 64
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,6 @@ def _texts(key: str, found: Any) -> list[str]:
 
 
 def _kind(key: str, kind: str) -> str:
-    if not (kind.isidentifier() and len(kind) <= MAX_KIND_CHARS):
-        raise ConfigError(
-            f"{key} has {kind!r:.80}, which is no kind of task: an identifier of at most {MAX_KIND_CHARS} characters."
-        )
+    if kind not in frozenset(Kind):  # a slip in min_sites would let everything in
+        raise ConfigError(f"{key} has {kind!r:.80}, which is no kind of task that a client knows: {', '.join(Kind)}.")
     return kind
