@@ -84,9 +84,9 @@ class StateDir:
                 ) from None
             try:
                 for name in ("outbox", "parameters", "runs", "deaths"):
-                    (path / name).mkdir(exist_ok=True)
+                    (path / name).mkdir(mode=0o700, exist_ok=True)
                 shutil.rmtree(path / "work", ignore_errors=True)
-                (path / "work").mkdir()
+                (path / "work").mkdir(mode=0o700)
                 state = cls(path, lock, _read_identity(path / "identity.json"))
                 state._remove_stale()
                 state._read_deaths()

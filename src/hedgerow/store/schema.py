@@ -6,6 +6,8 @@ or a file that is no database of Hedgerow, is refused and left as it is.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import sqlite3
 from dataclasses import dataclass
@@ -215,6 +217,9 @@ def open_database(url: str, now: float) -> tuple[Engine, Engine, Found]:
         ConfigError: It cannot be opened, or is of another version, or is not Hedgerow's.
     """
     path = _path_of(url)
+    with contextlib.suppress(OSError):  # it is there, or what opens it says why not
+        # It holds updates and the key of signed URLs, in whatever folder. SQLite gives its journal the same mode.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     writing = _engine(url, "BEGIN IMMEDIATE")
     try:
         with writing.connect() as connection, connection.begin():

@@ -72,6 +72,11 @@ async def test_copy_of_the_files_of_a_running_store_has_what_was_acknowledged(
         copy.close()
 
 
+def test_nobody_else_may_read_the_database_whatever_its_folder_is(store: Store, path: Path) -> None:
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.glob(f"{path.name}*")}
+    assert modes == {f"{path.name}{end}": "0o600" for end in ("", "-wal", "-shm")}
+
+
 def test_database_commits_to_disk_in_write_ahead_mode(store: Store) -> None:
     with store._engines[0].connect() as connection:
         pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous")}

@@ -26,6 +26,13 @@ def test_nobody_else_may_read_the_secret(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "s" / "identity.json").stat().st_mode) == 0o600
 
 
+def test_nobody_else_may_read_updates_in_a_folder_that_was_there_before(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    StateDir.open(tmp_path).close()
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir() if path.is_dir()}
+    assert modes == dict.fromkeys(["outbox", "parameters", "runs", "deaths", "work"], "0o700")
+
+
 def test_a_second_client_with_the_same_folder_is_refused(tmp_path: Path) -> None:
     first = StateDir.open(tmp_path / "s")
     with pytest.raises(StateDirTaken, match=r"in use by another client.*--state-dir"):
