@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -33,6 +34,9 @@ WELCOME = Limit("welcome_s", 30.0)
 LEAVE = Limit("leave_s", 1.0)
 SILENT_BEATS = 3
 MIN_BEAT_INTERVAL_S = 0.05
+GREETINGS = 3
+"""So often a call is made whose refusal gRPC forgets."""
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[fleet_pb2.SessionUp, fleet_pb2.SessionDown]"
 MAX_RECONNECT_WITHIN_S = 600.0
 MAX_COME_BACK_AFTER_S = 600.0
 """A server cannot send its clients away for longer, whatever it says."""
@@ -77,9 +81,7 @@ class Session:
         pace: What the server said last about how to behave.
     """
 
-    def __init__(
-        self, call: grpc.aio.StreamStreamCall[fleet_pb2.SessionUp, fleet_pb2.SessionDown], welcome: fleet_pb2.Welcome
-    ) -> None:
+    def __init__(self, call: _Call, welcome: fleet_pb2.Welcome) -> None:
         self.server_id = welcome.server_id
         self.epoch = welcome.epoch
         self.data_plane: DataPlane = data_plane_from_proto(welcome.data_plane)
@@ -97,7 +99,6 @@ class Session:
             HedgerowError: The server refuses; the class says why.
             Unavailable: There is no server, or it does not answer.
         """
-        call = stub.Session(metadata=identity.metadata())
         hello = fleet_pb2.Hello(
             node_id=identity.id,
             name=standing.name,
@@ -105,8 +106,8 @@ class Session:
             running=standing.running,
             finished=standing.finished,
         )
+        call, first = await _answered(stub, identity, hello)
         try:
-            first = await wait(_greet(call, hello), WELCOME, "the server's welcome")
             if first is grpc.aio.EOF or not isinstance(first, fleet_pb2.SessionDown):
                 raise Unavailable("The server ended the session before it had begun.")
             if first.WhichOneof("event") == "goodbye":
@@ -114,9 +115,7 @@ class Session:
                 raise Unavailable(f"The server takes no sessions now: {first.goodbye.reason}.", come_back_after_s=after_s)
             if first.WhichOneof("event") != "welcome":
                 raise Unavailable("The server's first message was not a welcome.")
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        except BaseException:
+        except Unavailable:
             call.cancel()
             raise
         return cls(call, first.welcome)
@@ -173,7 +172,27 @@ class Session:
                 return  # the reader sees why
 
 
-async def _greet(call: grpc.aio.StreamStreamCall[fleet_pb2.SessionUp, fleet_pb2.SessionDown], hello: fleet_pb2.Hello) -> object:
+async def _answered(stub: fleet_pb2_grpc.FleetAsyncStub, identity: Identity, hello: fleet_pb2.Hello) -> tuple[_Call, object]:
+    """A call on which hello was said, and the server's first message.
+
+    A server that refuses does so before it has read anything. Where that comes before gRPC has sent the hello, gRPC reports that
+    it could not send, and forgets the reason: then it is asked for again.
+    """
+    for attempt in range(GREETINGS):
+        call = stub.Session(metadata=identity.metadata())
+        try:
+            return call, await wait(_greet(call, hello), WELCOME, "the server's welcome")
+        except grpc.aio.AioRpcError as error:
+            forgotten = error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata()
+            if not forgotten or attempt == GREETINGS - 1:
+                raise from_rpc_error(error) from None
+        except BaseException:
+            call.cancel()
+            raise
+    raise AssertionError("the last attempt raises")
+
+
+async def _greet(call: _Call, hello: fleet_pb2.Hello) -> object:
     await call.write(fleet_pb2.SessionUp(hello=hello))
     return await call.read()
 
