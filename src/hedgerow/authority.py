@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hedgerow.certificates import Certificates, Subject, check_name
+from hedgerow.certificates import Certificates, Subject, check_name, parsing_errors
 from hedgerow.errors import AlreadyExists, ConfigError, InvalidArgument, NotFound
 from hedgerow.security import Role
 
@@ -81,7 +81,7 @@ class Authority:
             key = serialization.load_pem_private_key((self._own / "ca.key").read_bytes(), None)
         except FileNotFoundError:
             raise ConfigError(f"There is no authority in {folder}. Make one: hedgerow provision init --dir {folder}") from None
-        except (OSError, ValueError, TypeError) as error:
+        except parsing_errors(OSError) as error:
             raise ConfigError(f"The authority in {self._own} cannot be used: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{self._own / 'ca.key'} is no ECDSA key. Restore the folder from a copy.")
@@ -139,27 +139,49 @@ class Authority:
             ConfigError: The name or a host is not one, or the folder cannot be written.
             InvalidArgument: The number of days is impossible.
         """
-        if check_name(name).lower() == AUTHORITY:
-            raise ConfigError(f"{name!r} is the authority's own folder. Choose another name.")
         if bool(hosts) and role is not Role.SERVER:
             raise ConfigError("Only a server's certificate names hosts.")
-        names = tuple(dict.fromkeys((*map(_check_host, hosts), *LOOPBACK_HOSTS))) if role is Role.SERVER else ()
+        alternative = tuple(dict.fromkeys((*map(_check_host, hosts), *LOOPBACK_HOSTS))) if role is Role.SERVER else ()
+        return self._issue_all(role, [name], alternative, days, readme)[0]
+
+    def issue_all(self, role: Role, names: Sequence[str], days: int = CERTIFICATE_DAYS) -> list[Path]:
+        """The same for many clients, drivers or operators at once, which is quicker than one by one.
+
+        Raises:
+            InvalidArgument: The role is a server's.
+            AlreadyExists, ConfigError: As for :meth:`issue`. Those that come before the one that fails have been made.
+        """
+        if role is Role.SERVER:
+            raise InvalidArgument("Servers have hosts of their own: issue their certificates one by one.")
+        return self._issue_all(role, names, (), days, str)
+
+    def _issue_all(
+        self, role: Role, names: Sequence[str], hosts: Sequence[str], days: int, readme: Callable[[Path], str]
+    ) -> list[Path]:
         with self._locked():
-            if any(issued.name.lower() == name.lower() for issued in self._valid()):
-                raise AlreadyExists(
-                    f"The name {name} was given already. Choose another; for a new certificate of the same holder: "
-                    f"hedgerow provision renew {name}, or revoke it first."
-                )
-            key = ec.generate_private_key(ec.SECP256R1())
-            with _new_folder(self.folder / name) as fresh:
-                certificate = self._sign(Subject(role, name), names, key.public_key(), days)
-                _write(fresh / "key.pem", _key_pem(key))
-                _write(fresh / "cert.pem", _pem(certificate))
-                _write(fresh / "ca.pem", _pem(self._certificate))
-                if role is Role.SERVER:
-                    _write(fresh / "revoked.pem", (self._own / "revoked.pem").read_bytes())
-                _write(fresh / "README.txt", readme(self.folder / name).encode())
-        return self.folder / name
+            given = {issued.name.lower() for issued in self._valid()}
+            for name in names:
+                if check_name(name).lower() == AUTHORITY:
+                    raise ConfigError(f"{name!r} is the authority's own folder. Choose another name.")
+                if name.lower() in given:
+                    raise AlreadyExists(
+                        f"The name {name} was given already. Choose another; for a new certificate of the same holder: "
+                        f"hedgerow provision renew {name}, or revoke it first."
+                    )
+                given.add(name.lower())
+                self._issue(Subject(role, name), hosts, days, readme)
+        return [self.folder / name for name in names]
+
+    def _issue(self, subject: Subject, hosts: Sequence[str], days: int, readme: Callable[[Path], str]) -> None:
+        key, folder = ec.generate_private_key(ec.SECP256R1()), self.folder / subject.name
+        with _new_folder(folder) as fresh:
+            certificate = self._sign(subject, hosts, key.public_key(), days)
+            _write(fresh / "key.pem", _key_pem(key))
+            _write(fresh / "cert.pem", _pem(certificate))
+            _write(fresh / "ca.pem", _pem(self._certificate))
+            if subject.role is Role.SERVER:
+                _write(fresh / "revoked.pem", (self._own / "revoked.pem").read_bytes())
+            _write(fresh / "README.txt", readme(folder).encode())
 
     def renew(self, name: str, days: int = CERTIFICATE_DAYS) -> Path:
         """Make a new certificate for the holder's key, in place of the one in its folder; that one stays good until its end.
@@ -175,7 +197,7 @@ class Authority:
                 key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
             except FileNotFoundError:
                 raise NotFound(f"There is no key in {folder}. Put the folder back, or revoke {name} and make it anew.") from None
-            except (OSError, ValueError, TypeError) as error:
+            except parsing_errors(OSError) as error:
                 raise ConfigError(f"The key in {folder} cannot be used: {error}") from None
             public = key.public_key()
             if not isinstance(public, ec.EllipticCurvePublicKey):
@@ -223,16 +245,15 @@ class Authority:
     def _issued(self) -> list[Issued]:
         path = self._own / "issued.jsonl"
         try:
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            return [Issued(**(line | {"hosts": tuple(line["hosts"])})) for line in lines]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return [_read_issued(line) for line in path.read_text().splitlines()]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError) as error:
             raise ConfigError(f"{path} cannot be read ({error}). Restore it from a copy.") from None
 
     def _revoked(self) -> dict[int, dt.datetime]:
         path = self._own / "revoked.pem"
         try:
             return {entry.serial_number: entry.revocation_date_utc for entry in x509.load_pem_x509_crl(path.read_bytes())}
-        except (OSError, ValueError) as error:
+        except parsing_errors(OSError) as error:
             raise ConfigError(f"{path} cannot be read ({error}). Restore it from a copy.") from None
 
     def _sign(self, subject: Subject, hosts: Sequence[str], public: ec.EllipticCurvePublicKey, days: int) -> x509.Certificate:
@@ -268,6 +289,17 @@ class Authority:
                 yield
         except filelock.Timeout:
             raise ConfigError(f"Another `hedgerow provision` works in {self.folder}. Wait for its end.") from None
+
+
+def _read_issued(line: str) -> Issued:
+    """A line of the file. Whatever it raises, the line is damaged."""
+    fields = json.loads(line)
+    issued = Issued(**(fields | {"hosts": tuple(_check_host(str(host)) for host in fields["hosts"])}))
+    check_name(issued.name)
+    Role(issued.role)
+    int(issued.serial, 16)
+    dt.datetime.fromtimestamp(issued.not_after, dt.UTC)
+    return issued
 
 
 def _alternative_names(subject: Subject, hosts: Sequence[str]) -> list[x509.GeneralName]:

@@ -89,6 +89,15 @@ class PeerCertificate:
     not_after: float
 
 
+@functools.cache
+def parsing_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What parsers of certificates, keys and lists of revoked ones raise for odd bytes, and others."""
+    from cryptography import exceptions, x509  # here, because workers and insecure peers need not load it
+
+    odd = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, exceptions.UnsupportedAlgorithm)
+    return ValueError, TypeError, *odd, *others
+
+
 @functools.lru_cache(_CERTIFICATES_REMEMBERED)
 def read_certificate(data: bytes) -> PeerCertificate:
     """Read a certificate, PEM or DER. Who signed it is the business of TLS.
@@ -96,7 +105,7 @@ def read_certificate(data: bytes) -> PeerCertificate:
     Raises:
         Unauthenticated: It is no certificate, or it does not name its holder with exactly one ``hedgerow:`` URI.
     """
-    from cryptography import x509  # here, because workers and insecure peers need not load it
+    from cryptography import x509
 
     try:
         found = x509.load_pem_x509_certificate(data) if data.startswith(b"-----") else x509.load_der_x509_certificate(data)
@@ -104,7 +113,7 @@ def read_certificate(data: bytes) -> PeerCertificate:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except parsing_errors() as error:
         raise Unauthenticated(f"What should be a certificate is none: {str(error)[:200]}.") from None
     ours = [uri for uri in uris if uri.startswith(f"{SCHEME}:")]
     if len(ours) != 1:

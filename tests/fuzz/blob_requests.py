@@ -225,6 +225,8 @@ class Server:
     def _exchange(self, case: Case) -> bytes:
         answer = b""
         with socket.create_connection(("127.0.0.1", self._number), timeout=TIMEOUT_S) as peer:
+            # Else the second piece waits until the first is known to be there: for longer than the port's patience.
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             try:
                 head, end, body = case.data.partition(b"\r\n\r\n")

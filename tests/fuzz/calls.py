@@ -32,6 +32,7 @@ from hedgerow.server.fleet import Fleet
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
+from hedgerow.server.open_files import Shares
 from hedgerow.server.operator_api import Operator
 from hedgerow.server.revocations import Revocations
 from hedgerow.server.sessions import NodeSession, Sessions
@@ -275,7 +276,7 @@ class Server:
         plane = DataPlane(9093)
         admission = Admission(False, Revocations(None), SystemClock(), self._audit)
         servicers = {
-            "fleet": Fleet(self._store, sessions, bells, grants, background, plane, gate, admission),
+            "fleet": Fleet(self._store, sessions, bells, grants, background, plane, gate, admission, Shares.of(20_000, 20_000)),
             "driver": Driver(self._store, sessions, bells, grants, background, notifier, plane, gate, admission),
             "operator": Operator(self._store, sessions, notifier, SystemClock(), admission),
         }

@@ -1,10 +1,12 @@
 """Certificates, names in them, lists of revoked ones, and the audit log: what TLS or the disk hands to us.
 
-What must hold: ConfigError or Unauthenticated, or a holder whose name is safe in a file's name and in a log.
+What must hold: ConfigError or Unauthenticated, or a holder whose name is safe in a file's name and in a log. The same
+for the files of an authority, which an operator may damage.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import ssl
@@ -28,18 +30,22 @@ URI_WORDS = (*TEXTS, "hedgerow://", "client", "//", "/", "?", "#", "@", ":80", "
 LINES = ({"at": 1.5, "who": "hedgerow://client/a", "what": "CompleteTask", "outcome": "ok"},)
 
 
-def _valid() -> tuple[bytes, bytes, bytes, bytes]:
-    """The CA's certificate, a client's in PEM and DER, and a list that revokes one."""
+OWN = ("ca.pem", "ca.key", "issued.jsonl", "revoked.pem")
+
+
+def _valid() -> tuple[dict[str, bytes], bytes]:
+    """The files of an authority that has revoked a certificate, and a client's certificate."""
     with TemporaryDirectory() as name:
         authority = Authority.create(Path(name) / "ca")
         pem = files_of(authority.issue(Role.CLIENT, "hospital-a")).certificate.read_bytes()
         authority.issue(Role.DRIVER, "gone")
         authority.revoke("gone")
-        ca, revoked = ((Path(name) / "ca" / AUTHORITY / file).read_bytes() for file in ("ca.pem", "revoked.pem"))
-        return ca, pem, ssl.PEM_cert_to_DER_cert(pem.decode()), revoked
+        return {file: (Path(name) / "ca" / AUTHORITY / file).read_bytes() for file in OWN}, pem
 
 
-CA, PEM, DER, CRL = _valid()
+FILES, PEM = _valid()
+CA, CRL = FILES["ca.pem"], FILES["revoked.pem"]
+DER = ssl.PEM_cert_to_DER_cert(PEM.decode())
 ODD = (
     (b"\x55\x1d\x0f", b"\x55\x1d\x11"),  # an extension that is there twice
     (b"\x86\x1chedgerow:", b"\xa3\x1chedgerow:"),  # a name of a kind that nobody uses
@@ -53,11 +59,12 @@ class Case:
 
     kind: str
     data: bytes
+    file: str = ""
 
 
 def make(choices: Choices) -> Case:
     """One of the things with some bytes changed."""
-    kind = choices.of(("certificate", "certificate", "uri", "revoked", "roots", "audit"))
+    kind = choices.of(("certificate", "certificate", "uri", "revoked", "roots", "authority", "audit"))
     match kind:
         case "certificate":
             odd = tuple(DER.replace(*one) for one in ODD)
@@ -72,12 +79,25 @@ def make(choices: Choices) -> Case:
         case "uri":
             return Case(kind, mutated_text(choices, URIS, URI_WORDS).encode())
         case "revoked":
-            return Case(kind, mutated_bytes(choices, (CRL, CRL + CRL, PEM)))
+            return Case(kind, _mutated_pem(choices, (CRL, CRL, CRL + CRL, PEM)))
+        case "authority":
+            file = choices.of(OWN)
+            return Case(kind, _mutated_pem(choices, (FILES[file],)), file)
         case "roots":
-            return Case(kind, mutated_bytes(choices, (CA, CA + PEM, CRL)))
+            return Case(kind, _mutated_pem(choices, (CA, CA, CA + PEM, CRL)))
         case _:
             line = json_text(mutated_json(choices, choices.of(LINES))).encode() + b"\n"
             return Case(kind, mutated_bytes(choices, (line, line * 3)))
+
+
+def _mutated_pem(choices: Choices, seeds: tuple[bytes, ...]) -> bytes:
+    """With changes in the text, or in the bytes that its first part stands for."""
+    begin, *lines = choices.of(seeds).partition(b"-----END")[0].splitlines()
+    if not begin.startswith(b"-----BEGIN") or choices.below(3) == 0:
+        return mutated_bytes(choices, seeds)
+    inside = base64.b64decode(b"".join(lines))
+    encoded = base64.encodebytes(mutated_bytes(choices, (inside,)))
+    return b"\n".join((begin, encoded.strip(), begin.replace(b"BEGIN", b"END"), b""))
 
 
 def check(case: Case, folder: Path) -> None:
@@ -98,6 +118,12 @@ def check(case: Case, folder: Path) -> None:
                 path = folder / "revoked.pem"
                 path.write_bytes(case.data)
                 Revocations(path, CA)
+            case "authority":
+                (folder / AUTHORITY).mkdir(exist_ok=True)
+                for name in OWN:
+                    (folder / AUTHORITY / name).write_bytes(case.data if name == case.file else FILES[name])
+                for issued in Authority(folder).issued():
+                    check_name(issued.name)
             case "roots":
                 https_client(case.data)
             case _:
@@ -113,4 +139,6 @@ def _open(folder: Path) -> Iterator[Callable[[Case], None]]:
     yield lambda case: check(case, folder)
 
 
-PARSER = Parser("credentials", ("hedgerow.certificates", "hedgerow.server.revocations", "hedgerow.audit"), make, _open)
+PARSER = Parser(
+    "credentials", ("hedgerow.certificates", "hedgerow.server.revocations", "hedgerow.authority", "hedgerow.audit"), make, _open
+)

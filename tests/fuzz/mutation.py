@@ -92,7 +92,8 @@ WORDS = (
 )
 
 
-MAX_LIST_BYTES = 4 * 1024 * 1024
+MAX_VALUE_BYTES = 3 * 1024 * 1024
+"""Of a list or of a value in a message: with all its changes it stays about as small as one that gRPC lets through."""
 _DEEP, _DEPTH = "<deep>", 20_000
 
 
@@ -319,13 +320,13 @@ def _change_repeated(choices: Choices, values: Any, field: FieldDescriptor, text
     elif field.type == FieldDescriptor.TYPE_MESSAGE:
         if len(values) and choices.below(2):
             one = copy.deepcopy(choices.of(values))
-            values.extend([one] * min(choices.of((1, 1, 1, 2, 5000)), MAX_LIST_BYTES // (one.ByteSize() + 1)))
+            values.extend([one] * min(choices.of((1, 1, 1, 2, 5000)), MAX_VALUE_BYTES // (one.ByteSize() + 1)))
         else:
             values.add()
     else:
         value = _hostile_value(choices, field, texts)
         length = len(value) if isinstance(value, str | bytes) else 1
-        values.extend([value] * min(choices.of((1, 1, 1, 2, 10_001)), MAX_LIST_BYTES // (length + 1)))
+        values.extend([value] * min(choices.of((1, 1, 1, 2, 10_001)), MAX_VALUE_BYTES // (length + 1)))
 
 
 def _hostile_value(choices: Choices, field: FieldDescriptor, texts: Sequence[str]) -> Any:
@@ -333,7 +334,8 @@ def _hostile_value(choices: Choices, field: FieldDescriptor, texts: Sequence[str
         case FieldDescriptor.TYPE_STRING:
             return choices.of(texts)
         case FieldDescriptor.TYPE_BYTES:
-            return choices.bytes() * choices.of((1, 1, 1, 20_000))
+            piece = choices.bytes()
+            return piece * min(choices.of((1, 1, 1, 20_000)), MAX_VALUE_BYTES // (len(piece) + 1))
         case FieldDescriptor.TYPE_BOOL:
             return choices.of((True, False))
         case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:

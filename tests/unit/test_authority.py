@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import json
 import os
 import shutil
 import stat
@@ -194,5 +196,64 @@ def test_folder_without_a_whole_authority_is_refused(authority: Authority, tmp_p
         Authority(authority.folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serial": "xyz"},
+        {"serial": 7},
+        {"not_after": 1e300},
+        {"name": "../a"},
+        {"role": "king"},
+        {"hosts": ["a b"]},
+        {"hosts": [[]]},
+    ],
+)
+def test_list_of_certificates_with_an_impossible_value_is_refused(authority: Authority, change: dict[str, object]) -> None:
+    authority.issue(Role.CLIENT, "a")
+    path = authority.folder / "authority" / "issued.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigError, match=r"issued\.jsonl cannot be read .*Restore it from a copy"):
+        authority.issued()
+
+
+def with_byte(path: Path, there: bytes, instead: bytes) -> None:
+    """Change what a PEM file stands for."""
+    begin, *lines, end = path.read_bytes().splitlines()
+    inside = base64.b64decode(b"".join(lines))
+    assert there in inside
+    path.write_bytes(b"\n".join((begin, base64.b64encode(inside.replace(there, instead, 1)), end, b"")))
+
+
+def test_files_of_a_kind_that_is_not_supported_are_refused_by_name(authority: Authority) -> None:
+    own = authority.folder / "authority"
+    authority.issue(Role.CLIENT, "a")
+    with_byte(own / "revoked.pem", b"\x02\x01\x01", b"\x02\x01\x21")
+    with pytest.raises(ConfigError, match=r"revoked\.pem cannot be read .*Restore it from a copy"):
+        authority.issued()
+    with_byte(own / "ca.pem", b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x21")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Authority(authority.folder)
+
+
+@pytest.mark.parametrize("name", ["authority/ca.key", "a/key.pem"])
+def test_key_on_a_curve_that_nobody_knows_is_refused(authority: Authority, name: str) -> None:
+    authority.issue(Role.CLIENT, "a")
+    with_byte(authority.folder / name, b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x70")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Authority(authority.folder).renew("a")
+
+
 def test_the_files_are_a_pair_that_tls_accepts(authority: Authority) -> None:
     files_of(authority.issue(Role.SERVER, "main")).https_server(client_certificates=True)
+
+
+def test_certificates_of_many_are_made_at_once_and_those_before_a_name_that_was_given_stay(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    assert authority.issue_all(Role.CLIENT, ["a", "b"]) == [tmp_path / "a", tmp_path / "b"]
+    for name in "ab":
+        assert files_of(tmp_path / name).subject() == Subject(Role.CLIENT, name)
+    with pytest.raises(AlreadyExists, match="The name B was given"):
+        authority.issue_all(Role.CLIENT, ["c", "B", "d"])
+    assert [issued.name for issued in authority.issued()] == ["a", "b", "c"]
+    with pytest.raises(InvalidArgument, match="one by one"):
+        authority.issue_all(Role.SERVER, ["s"])

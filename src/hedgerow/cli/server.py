@@ -8,7 +8,6 @@ import gc
 import importlib.metadata
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from hedgerow import logs
 from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
+from hedgerow.server import open_files
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
@@ -136,16 +136,6 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
     )
 
 
-def _open_files_as_many_as_allowed() -> None:
-    """Every connection is an open file, and the usual limit of 1024 is one that the process may raise itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError) as error:
-            log.warning("Only %d files and connections can be open at once: %s", soft, error)
-
-
 async def serve(options: ServerOptions) -> None:
     """Run a server until SIGINT or SIGTERM, which drains it; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
@@ -171,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``flower-server``; returns the exit code: 0 after a signal, 1 after a second one, 2 for wrong usage."""
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
-    _open_files_as_many_as_allowed()
+    open_files.raise_limit()
     try:
         asyncio.run(serve(options_from(args)))
     except ConfigError as error:

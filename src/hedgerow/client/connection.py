@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ import grpc.aio
 
 from hedgerow.certificates import Tls
 from hedgerow.client.session import Session, Standing
-from hedgerow.errors import Unavailable
+from hedgerow.errors import Unavailable, WaitTimeout
 from hedgerow.records import Blob
 from hedgerow.security import Identity
 from hedgerow.waits import Limit, wait, wait_future
@@ -56,8 +57,8 @@ class Connection:
         self.inline_max_bytes = 0
         self._identity = identity
         self._tls: ssl.SSLContext | None = None if tls is None else tls.https_client()
-        self._channel = open_channel(server, tls)
-        self._stub = fleet_pb2_grpc.FleetStub(self._channel)
+        self._open_channel = functools.partial(open_channel, server, tls)
+        self._connect_anew()
         self._changed = asyncio.Condition()
         self._peer: BlobPeer | None = None
 
@@ -67,7 +68,15 @@ class Connection:
         Raises:
             HedgerowError: As for :meth:`Session.open`.
         """
-        session = await Session.open(self._stub, self._identity, standing)
+        try:
+            session = await Session.open(self._stub, self._identity, standing)
+        except Unavailable as error:
+            if not error.come_back_after_s:  # else the connection is as it should be
+                self._connect_anew()
+            raise
+        except WaitTimeout:
+            self._connect_anew()
+            raise
         url = blob_base_url(self.server, session.data_plane, tls=self._tls is not None)
         if self._peer is None or self._peer.base_url != url:
             if self._peer is not None:
@@ -78,6 +87,16 @@ class Connection:
             self.session = session
             self._changed.notify_all()
         return session
+
+    def _connect_anew(self) -> None:
+        """Drop the channel for a new one, which connects when it is used.
+
+        A channel that has failed tries again by itself, every second. Thousands would be connected, and have had their TLS
+        handshakes, in the first second of a server that is back, whatever pauses they make between their sessions. It is not
+        closed but let go, and so is gone when the calls that are under way on it have ended.
+        """
+        self._channel = self._open_channel()
+        self._stub = fleet_pb2_grpc.FleetStub(self._channel)
 
     def session_closed(self) -> None:
         """The session is over."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 
 from hedgerow.client.session import Session
-from hedgerow.errors import HedgerowError, Unavailable
+from hedgerow.errors import HedgerowError, Unavailable, WaitTimeout
 from hedgerow.waits import Backoff, jitter
 
 STEADY_S = 2.0
 """A session that has lasted for so long lets the next loss start with a short pause again; shorter ones, as with a server that
 ends each at once, make the pauses grow."""
+MAX_WITHIN_S = 120.0
 LATER = 1.25
 """Whoever is sent away comes back after what the server said, or up to so many times that."""
 
@@ -44,6 +45,8 @@ class Reconnect:
             self._within_s = ended.pace.reconnect_within_s
             if asyncio.get_running_loop().time() - self._opened_at > STEADY_S:
                 self._backoff.reset()
+        elif isinstance(error, WaitTimeout):  # there is a server, and it has too much to do
+            self._within_s = min(MAX_WITHIN_S, 2 * self._within_s)
         if isinstance(error, Unavailable):
             at_least_s = max(at_least_s, error.come_back_after_s * jitter(1.0, LATER))
         return max(at_least_s, self._backoff.next(), self._within_s * jitter(0.0, 1.0))

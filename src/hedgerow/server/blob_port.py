@@ -32,6 +32,7 @@ from hedgerow.errors import ConfigError, HedgerowError, InvalidArgument, LimitRe
 from hedgerow.records import Blob
 from hedgerow.security import UrlSigner
 from hedgerow.server.blob_response import BlobResponse, check_range, send_encrypted
+from hedgerow.server.buffers import Buffers
 from hedgerow.server.doorway import Doorway, DoorwayLimits
 from hedgerow.server.gate import Gate
 from hedgerow.server.pace import Pace
@@ -183,6 +184,7 @@ class BlobPort:
         self._sending: weakref.WeakSet[BlobResponse] = weakref.WeakSet()
         self._of_peer: dict[str, weakref.WeakSet[object]] = {}  # both of these
         self._ended = asyncio.Event()
+        self._buffers = Buffers()
         self.received_bytes = 0
         self.sent_bytes = 0
 
@@ -397,7 +399,9 @@ class BlobPort:
             sock = request.transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.transfer_stalled_s * 1000))
         if self._ssl_context is not None:
-            answer, count = await send_encrypted(request, self._folder.file(name), size, self._write, self._stalled)
+            answer, count = await send_encrypted(
+                request, self._folder.file(name), size, self._write, self._stalled, self._buffers
+            )
             self.sent_bytes += count
             return answer
         task = asyncio.current_task()
@@ -483,7 +487,11 @@ class BlobPort:
         self, request: web.Request, transport: asyncio.Transport, blob: ArrivingBlob, length: int
     ) -> Exception | None:
         """For senders that wait for leave to send, as ours do."""
-        body = UploadBody(transport, length, self._count_received, self._pace_of(blob))
+        with self._buffers.piece_bytes(length) as piece_bytes:
+            body = UploadBody(transport, length, self._count_received, self._pace_of(blob), piece_bytes)
+            return await self._receive_pieces(request, body, blob)
+
+    async def _receive_pieces(self, request: web.Request, body: UploadBody, blob: ArrivingBlob) -> Exception | None:
         body.begin()
         whole = True
         try:

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from hedgerow.errors import CorruptData
+from hedgerow.server.buffers import Buffers
 from hedgerow.waits import Limit, wait
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ class BlobResponse(web.FileResponse):
         try:
             writer = await super().prepare(request)
             count = self.content_length or 0
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # asyncio has no class of its own for a connection that has begun to close when the file is to be sent.
+            if isinstance(error, RuntimeError) and request.transport is not None and not request.transport.is_closing():
+                raise
             log.debug("The reader of %s is gone: %s", self._blob_path, error, extra={"action": "download_cut"})
             raise ConnectionResetError("The reader is gone.") from error
         finally:
@@ -45,7 +49,7 @@ class BlobResponse(web.FileResponse):
 
 
 async def send_encrypted(
-    request: web.Request, path: Path, size: int, reading: Reading, stalled: Limit
+    request: web.Request, path: Path, size: int, reading: Reading, stalled: Limit, buffers: Buffers
 ) -> tuple[web.StreamResponse, int]:
     """Send a file, or the range of it that was asked for, through TLS; the response, and how many bytes it had.
 
@@ -64,7 +68,8 @@ async def send_encrypted(
         response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     await response.prepare(request)
     try:
-        await _send_blocks(response, path, range(start, stop), reading, stalled)
+        with buffers.piece_bytes(count) as block_bytes:
+            await _send_blocks(response, path, range(start, stop), reading, stalled, block_bytes)
     except BaseException:
         if request.transport is not None:
             request.transport.abort()  # an answer now would be taken for bytes of the blob
@@ -72,13 +77,15 @@ async def send_encrypted(
     return response, count
 
 
-async def _send_blocks(response: web.StreamResponse, path: Path, which: range, reading: Reading, stalled: Limit) -> None:
+async def _send_blocks(
+    response: web.StreamResponse, path: Path, which: range, reading: Reading, stalled: Limit, block_bytes: int
+) -> None:
     """Read the next block while the one before is sent."""
     what, offset = f"the reader of {path.name}", which.start
     with path.open("rb", buffering=0) as file:
 
         def read(offset: int) -> bytes:
-            return os.pread(file.fileno(), min(BLOCK_BYTES, which.stop - offset), offset)
+            return os.pread(file.fileno(), min(block_bytes, which.stop - offset), offset)
 
         block = await reading(read, offset)
         while block:

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 import grpc.aio
 
-from hedgerow.errors import HedgerowError, InvalidArgument, NotFound, PermissionDenied, Unavailable, WaitTimeout
+from hedgerow.errors import (
+    HedgerowError,
+    InvalidArgument,
+    LimitReached,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    WaitTimeout,
+)
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
@@ -19,6 +27,7 @@ from hedgerow.server.bells import Bells
 from hedgerow.server.calls import Context, call, tell_audit
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
+from hedgerow.server.open_files import ADVICE, Shares
 from hedgerow.server.openings import Openings
 from hedgerow.server.sessions import NodeSession, Sessions
 from hedgerow.store.changes import SessionOpened, phase_of
@@ -49,6 +58,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         data_plane: DataPlane,
         gate: Gate,
         admission: Admission,
+        shares: Shares,
     ) -> None:
         self.admission = admission
         self._gate = gate
@@ -59,6 +69,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self._background = background
         self._data_plane = convert.data_plane_to_proto(data_plane)
         self._openings = Openings()
+        self._shares = shares
+        self._full = False
 
     @call(Role.CLIENT)
     async def Session(  # type: ignore[override]  # noqa: N802 (named by the protocol)
@@ -67,6 +79,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         """One connection of a client, until either side ends it."""
         self._gate.check()
         hello = await self._read_hello(context, who)
+        self._check_room(who)
         session = NodeSession(who)
         reader: asyncio.Task[None] | None = None
         try:
@@ -136,6 +149,19 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         bounds.check_ids("running", hello.running)
         bounds.check_ids("finished", hello.finished)
         return hello
+
+    def _check_room(self, who: Identity) -> None:
+        """Refuse a client for which there are not files enough, as long as it can be told."""
+        full = len(self._sessions) >= self._shares.sessions and self._sessions.find(who.id) is None
+        if full and not self._full:
+            log.error("More clients want to connect than the %d sessions that %d open files allow. %s", *self._limits())
+        self._full = full
+        if full:
+            what = "The server has {} sessions and can have no more: it may have {} files and connections open. {}."
+            raise LimitReached(what.format(*self._limits()))
+
+    def _limits(self) -> tuple[int, int, str]:
+        return self._shares.sessions, self._shares.files, ADVICE
 
     def _welcome(self, session: NodeSession) -> fleet_pb2.SessionDown:
         return fleet_pb2.SessionDown(

@@ -16,6 +16,10 @@ from hedgerow.store.quotas import Quotas
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
 
 _QUOTAS = Quotas()
+TLS_FRAME_BYTES = 4096
+"""gRPC keeps a buffer of this size for each connection, 16 KiB by default; its messages are small."""
+MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
+"""The name that gRPC has for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,8 @@ class ServerOptions:
         stop_s: How long a stopping server waits for calls in flight.
         handshake_s: A connection that has not finished its handshake (and on the blob port sent a request) by then is dropped.
         max_handshakes: So many connections may be at that at once on the blob port; one more costs the oldest its place.
-        max_connections: So many connections may be open on each of the gRPC ports; more are closed at once.
+        max_connections: So many connections may be open on each of the gRPC ports, and no more than open files allow; more are
+            closed at once.
         inline_max_bytes: Parameters below this size ride inside messages.
         max_blob_bytes: An upload that is announced with more is refused.
         max_run_blobs: So many blobs may be kept for a run at once, those on their way included; more are refused until some go.
@@ -164,7 +169,8 @@ class ServerOptions:
         return [
             *SERVER_OPTIONS,
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
-            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.tsi.max_frame_size", TLS_FRAME_BYTES),
+            (MAX_CONNECTIONS, self.max_connections),
             ("grpc.max_connection_idle_ms", int(self.idle_connection_s * 1000)),
         ]
 

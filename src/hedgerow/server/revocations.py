@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from hedgerow.certificates import PeerCertificate, read_pem
+from hedgerow.certificates import PeerCertificate, parsing_errors, read_pem
 from hedgerow.errors import ConfigError, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,11 @@ class Revocations:
             listed = x509.load_pem_x509_crl(read_pem(self._path))
             authority = x509.load_pem_x509_certificate(self._ca)
             signed = listed.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # a key that cannot sign: False
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self._path} is no list of revoked certificates in PEM format: {error}.") from None
+        except parsing_errors() as error:
+            raise ConfigError(
+                f"{self._path} is no list of revoked certificates in PEM format that the authority in --certificates can have "
+                f"signed: {error}. Copy revoked.pem from the authority's folder again."
+            ) from None
         if not signed:
             raise ConfigError(f"The list of revoked certificates {self._path} is not signed by the authority in --certificates.")
         return frozenset(entry.serial_number for entry in listed)

@@ -17,7 +17,9 @@ from hedgerow.audit import AUDIT_FILE, AuditLog
 from hedgerow.certificates import read_pem
 from hedgerow.clock import SystemClock
 from hedgerow.errors import ConfigError, WaitTimeout
+from hedgerow.records import NodeState
 from hedgerow.security import UrlSigner
+from hedgerow.server import open_files
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background
 from hedgerow.server.bells import Bells
@@ -28,8 +30,9 @@ from hedgerow.server.fleet import Fleet
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.notifier import Notifier
+from hedgerow.server.open_files import Shares
 from hedgerow.server.operator_api import Operator
-from hedgerow.server.options import ServerOptions
+from hedgerow.server.options import MAX_CONNECTIONS, ServerOptions
 from hedgerow.server.peer_certificates import PeerCertificates
 from hedgerow.server.requests import hurried
 from hedgerow.server.revocations import Revocations
@@ -118,9 +121,11 @@ class Service:
         notifier = Notifier(self.sessions, self.bells, folder)
         plane = options.data_plane(self.blob_port)
         driver = Driver(store, self.sessions, self.bells, grants, self._background, notifier, plane, self._gate, admission)
-        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission)
+        shares = Shares.of(open_files.allowed(), options.max_connections)
+        shares.tell(await self._nodes_at_hand(store))
+        fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission, shares)
 
-        server = grpc.aio.server(options=options.grpc)
+        server = grpc.aio.server(options=[*options.grpc, (MAX_CONNECTIONS, shares.connections)])
         driver_pb2_grpc.add_DriverServicer_to_server(driver, hurried(server, options.request_s))
         operator = Operator(store, self.sessions, notifier, clock, admission)
         operator_pb2_grpc.add_OperatorServicer_to_server(operator, hurried(server, options.request_s))
@@ -205,6 +210,11 @@ class Service:
         self._exits.push_async_callback(asyncio.to_thread, store.close)
         log.info("Using the store %s (server id %s)", url, store.server_id)
         return store
+
+    async def _nodes_at_hand(self, store: Store) -> int:
+        """How many nodes may connect in the next minutes."""
+        nodes = (await store.counts()).nodes
+        return sum(nodes.get(state, 0) for state in (NodeState.ONLINE, NodeState.AWAY))
 
     async def _check_blobs(self, store: Store, folder: BlobFolder) -> None:
         """Blob files are not forced to the disk one by one: see which did not survive a power loss."""

@@ -12,10 +12,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from hedgerow.errors import WaitTimeout
 from hedgerow.server.pace import Pace
 from hedgerow.waits import wait
 
-_BUFFER_BYTES = 1024 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -27,20 +27,23 @@ class UploadBody(asyncio.BufferedProtocol):
         length: Bytes of the body.
         received: Called with the number of bytes whenever some have come.
         pace: How slowly they may come.
+        piece_bytes: Length of each of the two buffers.
 
     Attributes:
         lost: Why the connection ended before the body did, or None.
     """
 
-    def __init__(self, transport: asyncio.Transport, length: int, received: Callable[[int], None], pace: Pace) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, length: int, received: Callable[[int], None], pace: Pace, piece_bytes: int
+    ) -> None:
         self._transport = transport
         self._http = transport.get_protocol()
         self._left = length
         self._received = received
         self._pace = pace
-        self._filling: memoryview | None = memoryview(bytearray(min(_BUFFER_BYTES, length)))
+        self._filling: memoryview | None = memoryview(bytearray(min(piece_bytes, length)))
         self._filled = 0
-        self._spare = [memoryview(bytearray(_BUFFER_BYTES))] if length > _BUFFER_BYTES else []
+        self._spare = [memoryview(bytearray(piece_bytes))] if length > piece_bytes else []
         self._full: deque[memoryview] = deque()
         self._given: memoryview | None = None
         self._changed = asyncio.Event()
@@ -70,8 +73,12 @@ class UploadBody(asyncio.BufferedProtocol):
             self._given = None
         while not self._full and self._left and self.lost is None:
             self._changed.clear()
-            with self._pace.waiting() as limit:
-                await wait(self._changed.wait(), limit, self._pace.what)
+            try:
+                with self._pace.waiting() as limit:
+                    await wait(self._changed.wait(), limit, self._pace.what)
+            except WaitTimeout:
+                if not self._changed.is_set():  # else bytes came at the very end
+                    raise
         if self._full:
             self._given = self._full.popleft()
         return self._given

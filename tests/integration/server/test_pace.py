@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from hedgerow.client.session import Pace, Session, Standing
-from hedgerow.errors import Unavailable
+from hedgerow.errors import LimitReached, Unavailable
 from hedgerow.records import NodeState
 from hedgerow.security import Identity, Role
-from hedgerow.server import fleet, sessions
+from hedgerow.server import fleet, open_files, sessions
 from hedgerow.server.openings import Openings
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
@@ -98,3 +98,20 @@ async def test_session_whose_client_gave_up_while_it_was_opened_does_not_stay_on
             go_on.set()
             await wait(listener.news(), SOON, "the node to be away")
             assert (await stores[0].check_node(node)).state is NodeState.AWAY
+
+
+async def test_client_for_which_files_are_too_few_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(open_files, "allowed", lambda: 75)  # 64 of them are for other things, and 8 connections for refusals
+    async with fleet_api(tmp_path) as (service, stub):
+        nodes = [Identity.fresh(Role.CLIENT) for _ in range(4)]
+        opened = [await Session.open(stub, node, Standing(node.id, "test", [], [])) for node in nodes[:3]]
+        for _ in range(2):
+            with pytest.raises(LimitReached, match=r"has 3 sessions .* 75 files .* ulimit -n"):
+                await Session.open(stub, nodes[3], Standing("d", "test", [], []))
+        again = await Session.open(stub, nodes[0], Standing(nodes[0].id, "test", [], []))  # takes the place of its older one
+        assert len(service.sessions) == 3
+        for session in [*opened, again]:
+            session.close()
+    assert sum("More clients want to connect" in record.message for record in caplog.records) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from hedgerow.client.reconnect import STEADY_S, Reconnect
 from hedgerow.client.session import Pace, Session
-from hedgerow.errors import HedgerowError, Unavailable
+from hedgerow.errors import HedgerowError, Unavailable, WaitTimeout
 from hedgerow.wire.proto import fleet_pb2
 
 
@@ -60,3 +60,14 @@ async def test_a_server_that_says_when_to_come_back_is_obeyed_with_some_jitter()
 def test_what_the_server_says_about_the_pace_has_bounds() -> None:
     assert Pace.told(fleet_pb2.Welcome(beat_interval_s=0.0, reconnect_within_s=1e9)) == Pace(0.05, 600.0)
     assert Pace.told(fleet_pb2.Beat(beat_interval_s=100.0, reconnect_within_s=-1.0)) == Pace(100.0, 0.0)
+
+
+async def test_attempts_that_a_busy_server_leaves_without_an_answer_are_spread_over_more_and_more_time() -> None:
+    pauses: list[list[float]] = [[], [], []]
+    for _ in range(200):
+        reconnect = Reconnect()
+        reconnect.pause_s(session(40.0), Unavailable("lost"))
+        for attempt in range(3):
+            pauses[attempt].append(reconnect.pause_s(None, WaitTimeout("no welcome")))
+    assert 40.0 < max(pauses[0]) <= 80.0 < max(pauses[1]) <= 120.0
+    assert 80.0 < max(pauses[2]) <= 120.0

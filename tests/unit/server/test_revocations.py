@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_server_does_not_start_with_a_list_that_cannot_be_read(made: Made, tmp_p
     for path in (tmp_path / "missing.pem", made.list.with_name("cert.pem")):
         with pytest.raises(ConfigError, match=path.name):
             Revocations(path, made.ca)
+
+
+def test_list_of_a_version_that_there_is_not_is_refused_and_leaves_the_old_one_in_force(made: Made) -> None:
+    made.authority.revoke("a")
+    revocations = Revocations(made.list, made.ca)
+    begin, *lines, end = made.list.read_bytes().splitlines()
+    inside = base64.b64decode(b"".join(lines))
+    assert b"\x02\x01\x01" in inside
+    odd = base64.b64encode(inside.replace(b"\x02\x01\x01", b"\x02\x01\x21", 1))
+    made.list.write_bytes(b"\n".join((begin, odd, end, b"")))
+    with pytest.raises(Unauthenticated):
+        revocations.check(made.a, 0.0)
+    revocations.check(made.b, 0.0)
+    with pytest.raises(ConfigError, match=r"Copy revoked\.pem from the authority's folder"):
+        Revocations(made.list, made.ca)
 
 
 async def test_subscribers_are_called_once_for_each_new_list(made: Made) -> None:
