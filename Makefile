@@ -5,7 +5,7 @@
 #   make test    the tests: doctests and unit, then integration, then acceptance    (TESTS=tests/unit, ARGS="-k words" choose some)
 #   make check   ruff, its formatter and mypy
 #   make docs    the documentation, in docs/_build/html
-#   make bench   the scripts that measured what the documentation claims            (BENCH=name runs one)
+#   make bench   what rounds, models, folds and the store cost, beside Flower       (QUICK=1 PEERS= takes minutes; BENCH=name runs one)
 #   make chaos   kills and cuts at random moments, and proof that they cost nothing but time    (SEED=7 FAULTS=60 choose some)
 #   make fuzz    mutated inputs for every parser of foreign bytes                   (CASES=2000 PARSERS="tensors loader" SEED=7)
 #   make audit   known vulnerabilities of what requirements.lock names; skipped without a network
@@ -25,6 +25,8 @@ TORCH := torch==2.13.0
 TESTS ?= src tests/unit tests/integration tests/acceptance
 ARGS ?=
 BENCH ?=
+QUICK ?=
+PEERS ?= flwr-1.6 flwr-1.42
 SEED ?=
 FAULTS ?= 60
 CASES ?= 50000
@@ -67,9 +69,7 @@ docs: $(STAMP)
 	@echo "The documentation is in docs/_build/html/index.html"
 
 bench: $(STAMP)
-	@for script in benchmarks/$(if $(BENCH),$(BENCH:.py=),*).py; do \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
-	done
+	@$(BIN)/python -m benchmarks $(BENCH) $(if $(QUICK),--quick) --peers $(PEERS) $(ARGS)
 
 chaos: $(STAMP)
 	@$(BIN)/python scripts/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -1,23 +1,22 @@
-"""How fast blobs travel, against plain sockets that copy the same files, in one run: ``python benchmarks/blob_transfer.py``.
+"""How fast blobs travel, against plain sockets that copy the same files, in one run: ``python -m benchmarks.blob_transfer``.
 
 One process serves, one process transfers, over loopback: files to files, one transfer and four at a time, up and down. The blob
 port hashes with BLAKE3 and speaks HTTP; the plain sockets do nothing but copy (``recv_into`` up, ``sendfile`` down). Repeats
-alternate between the two, and the medians and their ratio are printed. The server's and the client's CPU seconds per GB go with
-them. Nothing is left behind.
+alternate between the two; the ratios are of neighbours. The CPU seconds of both processes per GB go with them. Nothing is left
+behind.
 
-With ``--tls`` both speak TLS, and both sides show certificates; the plain sockets then copy block by block.
+All of it is done once more over TLS, where both sides show certificates; the plain sockets then copy block by block.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import resource
 import socket
 import ssl
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
+from benchmarks.figures import OURS, ROOT, Figure, Report, figure, ratio
+from benchmarks.harness import cpu_s, new_report, parser
 from hedgerow.authority import Authority, files_of
 from hedgerow.certificates import Tls, read_pem
 from hedgerow.clock import SystemClock
@@ -48,6 +49,9 @@ from hedgerow.wire.transfer import BlobPeer, Grant
 Transfer = Callable[[], Path | None]
 KEY = b"benchmark" * 4
 ME = Identity.fresh(Role.DRIVER)
+LIMIT = "plain sockets"
+TLS_MUST = 0.8
+"""Throughput over TLS, relative to a bare TLS socket."""
 ONE = Limit("benchmark_transfer_s", 300.0)
 
 
@@ -76,7 +80,7 @@ class OpenStore:
 
 
 def serve(folder: Path, size: int, *, tls: bool) -> None:
-    """Serve blobs and plain copies until the standard input ends; a line on it asks for the CPU seconds used so far."""
+    """Serve blobs and plain copies until the standard input ends."""
     store, files, address = OpenStore(size), BlobFolder(folder / "blobs"), Address("127.0.0.1", 0)
     context, holders = None, None
     if tls:
@@ -86,8 +90,7 @@ def serve(folder: Path, size: int, *, tls: bool) -> None:
     plain = socket.create_server(("127.0.0.1", 0), backlog=64)
     threading.Thread(target=_accept_plain, args=(plain, folder, size, context), daemon=True).start()
     print(json.dumps([port.start(), plain.getsockname()[1]]), flush=True)
-    for _ in sys.stdin:
-        print(_cpu_s(), flush=True)
+    sys.stdin.read()
     port.stop()
 
 
@@ -137,11 +140,6 @@ def receive(sock: socket.socket, path: Path, size: int) -> None:
                 raise ConnectionError("The plain copy was cut.")
             file.write(block[:count])
             size -= count
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 # --- the transferring process ---------------------------------------------------------------------------------------------
@@ -214,90 +212,68 @@ class Bench:
         return clients * self._size / seconds / 1e9
 
 
-def run(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
-    """All measurements, as rows."""
+def measure(report: Report, args: argparse.Namespace, folder: Path, *, tls: bool) -> None:
+    """All measurements, without or with TLS."""
     source = folder / "source"
     source.write_bytes(os.urandom(args.megabytes * 1_000_000))
-    size = source.stat().st_size
-    command = [sys.executable, __file__, "--serve", str(folder), "--megabytes", str(args.megabytes)]
-    tls = None
-    if args.tls:
+    command = [sys.executable, "-m", "benchmarks.blob_transfer", "--serve", str(folder), "--megabytes", str(args.megabytes)]
+    own = None
+    if tls:
         authority = Authority.create(folder / "certificates")
         authority.issue(Role.SERVER, "server")
-        own = files_of(authority.issue(Role.DRIVER, "driver"))
-        tls = Tls(read_pem(own.ca), own)
+        mine = files_of(authority.issue(Role.DRIVER, "driver"))
+        own = Tls(read_pem(mine.ca), mine)
         command.append("--tls")
-    rows: list[dict[str, object]] = []
     with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server,
         ThreadPoolExecutor(max(args.clients)) as pool,
     ):
         assert server.stdin is not None
         assert server.stdout is not None
-
-        def server_cpu_s() -> float:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write("\n")
-            server.stdin.flush()
-            return float(server.stdout.readline())
-
-        bench = Bench(folder, source, tls, *json.loads(server.stdout.readline()))
+        bench = Bench(folder, source, own, *json.loads(server.stdout.readline()))
         for _, pair in bench.pairs():  # warm up
             for transfer in pair:
                 bench.gb_per_s(transfer, 1, pool)
         for clients in args.clients:
             for direction, pair in bench.pairs():
+                what = f"{clients} x {args.megabytes} MB {direction}{', TLS' if tls else ''}"
                 rates: tuple[list[float], list[float]] = ([], [])
                 cpu = [0.0, 0.0]
                 for _ in range(args.repeats):
                     for kind, transfer in enumerate(pair):
-                        before = server_cpu_s() + _cpu_s()
+                        before = cpu_s(server.pid) + cpu_s()
                         rates[kind].append(bench.gb_per_s(transfer, clients, pool))
-                        cpu[kind] += server_cpu_s() + _cpu_s() - before
-                gigabytes = args.repeats * clients * size / 1e9
-                blob, plain = (statistics.median(rate) for rate in rates)
-                rows.append(
-                    {
-                        "clients": clients,
-                        "direction": direction,
-                        "blob_gb_per_s": round(blob, 2),
-                        "plain_gb_per_s": round(plain, 2),
-                        "ratio": round(blob / plain, 2),
-                        "blob_cpu_s_per_gb": round(cpu[0] / gigabytes, 2),
-                        "plain_cpu_s_per_gb": round(cpu[1] / gigabytes, 2),
-                    }
-                )
+                        cpu[kind] += cpu_s(server.pid) + cpu_s() - before
+                report.add(figure(what, OURS, rates[0], "GB/s"), figure(what, LIMIT, rates[1], "GB/s"))
+                share = ratio(what, *rates, peer=LIMIT, at_least=True)
+                report.add(dataclasses.replace(share, must=TLS_MUST if tls else None))
+                gigabytes = args.repeats * clients * args.megabytes / 1e3
+                for system, used in zip((OURS, LIMIT), cpu, strict=True):
+                    report.add(Figure(name=f"CPU, {what}", system=system, value=used / gigabytes, unit="s/GB"))
         server.stdin.close()
         server.wait(30)
-    return rows
 
 
 def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
-    parser.add_argument("--tls", action="store_true", help="over TLS with certificates on both sides")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    """Run and report."""
+    p = parser(__doc__)
+    p.add_argument("--megabytes", type=int, default=100, help="default: %(default)s")
+    p.add_argument("--repeats", type=int, help="default: 3 when quick, 7 otherwise")
+    p.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="transfers at the same time; default: %(default)s")
+    p.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    p.add_argument("--tls", action="store_true", help=argparse.SUPPRESS)
+    p.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    args = p.parse_args()
     if args.serve is not None:
         with contextlib.suppress(KeyboardInterrupt):
             serve(args.serve, args.megabytes * 1_000_000, tls=args.tls)
         return
-    with tempfile.TemporaryDirectory(prefix="hedgerow-blobs-", dir=args.folder) as folder:
-        rows = run(args, Path(folder))
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return
-    print(f"{args.megabytes} MB, medians of {args.repeats}, GB/s (and CPU seconds of both processes per GB)")
-    print(f"{'clients':>8}{'way':>6}{'blob port':>18}{'plain sockets':>18}{'ratio':>8}")
-    for row in rows:
-        blob, plain = (f"{row[f'{kind}_gb_per_s']:.2f} ({row[f'{kind}_cpu_s_per_gb']:.2f})" for kind in ("blob", "plain"))
-        print(f"{row['clients']:>8}{row['direction']:>6}{blob:>18}{plain:>18}{row['ratio']:>8.2f}")
+    args.repeats = args.repeats or (3 if args.quick else 7)
+    report = new_report("blob_transfer", "Blobs against plain sockets", args)
+    for tls in (False, True):
+        with tempfile.TemporaryDirectory(prefix="hedgerow-blobs-", dir=args.folder) as folder:
+            measure(report, args, Path(folder), tls=tls)
+    report.write()
 
 
 if __name__ == "__main__":

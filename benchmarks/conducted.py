@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Any
 
 MARK = "seconds a round: "
+ANSWER_S = 900.0
+"""How long a batch may last."""
 END_S = 60.0
 
 
@@ -75,7 +78,11 @@ class Conductor:
         return self._process.pid
 
     def ready(self) -> None:
-        """Wait until the driver is connected and its first round is about to be configured."""
+        """Wait until the driver is connected and its first round is about to be configured.
+
+        Raises:
+            SystemExit: The driver ended, or took too long and was killed. So do all batches.
+        """
         self._answer()
 
     def batch(self, rounds: int) -> list[float]:
@@ -88,10 +95,15 @@ class Conductor:
 
     def _answer(self) -> list[float]:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                times: list[float] = json.loads(line[len(MARK) :])
-                return times
+        overdue = threading.Timer(ANSWER_S, self._process.kill)
+        overdue.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith(MARK):
+                    times: list[float] = json.loads(line[len(MARK) :])
+                    return times
+        finally:
+            overdue.cancel()
         raise SystemExit(f"{self._process.args!r} ended:\n{self._log_path.read_text(errors='replace')[-3000:]}")
 
     def __enter__(self) -> Conductor:

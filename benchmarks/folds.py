@@ -1,12 +1,11 @@
 """How fast updates are folded: against numpy, against Flower, and against the memory's bandwidth, all in the same run.
 
-    python benchmarks/folds.py [--millions 10] [--clients 10] [--dtype float32] [--flower PYTHON | --install-flower FOLDER]
+    python -m benchmarks.folds [--quick] [--peers flwr-1.6] [--millions 10] [--clients 10] [--dtype float32]
 
 The updates are memory maps of files, as in a driver. Repeats vary by 30-40 % on a shared machine, so look at the ratios; "limit"
 is what reading the updates once (and reading and writing the float64 sums, where a fold has them) takes at the bandwidth that is
-measured in this run. ``--flower`` names the Python of a virtual environment with flwr==1.6.0, ``--install-flower`` makes one;
-without them that comparison is skipped. BLAS runs on one thread. Ends with the peak of anonymous memory while few and while many
-updates are folded.
+measured in this run. BLAS runs on one thread. Ends with the peak of anonymous memory while few and while many updates are
+folded.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 
 import argparse
+import functools
 import json
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +32,16 @@ import ml_dtypes
 import numpy as np
 
 import hedgerow as hg
+from benchmarks.figures import OURS, ROOT, Figure, Report, figure, ratio
+from benchmarks.harness import anonymous_bytes, interleaved, new_report, parser
+from benchmarks.peers import Peer, installed
 from hedgerow import aggregation
 from hedgerow.aggregation import blocks
 from hedgerow.records import NDArray, Parameters
 from hedgerow.wire import tensors
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+MEMORY = "memory bandwidth"
 FLOWER = """
 import sys, time, numpy as np
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
@@ -69,6 +71,7 @@ class Bench:
     sent: Parameters
     repeats: int
     bandwidth: float
+    report: Report
 
     @property
     def size(self) -> int:
@@ -81,54 +84,47 @@ class Bench:
         return sum(update.nbytes for update in self.updates)
 
     def compare(self, what: str, ours: Callable[[], object], others: dict[str, Callable[[], object]], traffic: int) -> None:
-        """Time kernels in turn, in random order, and print them against the best of the others and against the memory's limit."""
-        kernels = {"hedgerow": ours} | others
-        seconds: dict[str, list[float]] = {name: [] for name in kernels}
-        for kernel in kernels.values():
-            kernel()
-        rng = random.Random(0)
-        for _ in range(self.repeats):
-            for name in rng.sample(list(kernels), len(kernels)):
-                started = time.perf_counter()
-                kernels[name]()
-                seconds[name].append(time.perf_counter() - started)
-        taken = {name: statistics.median(times) for name, times in seconds.items()}
-        mine, limit = taken["hedgerow"], traffic / self.bandwidth
-        print(f"{what}: {self.size / 1e6 / mine:.1f} million parameters/s, {limit / mine:.0%} of the memory's limit")
-        for name, s in taken.items():
-            print(f"  {name:44} {s * 1e3:9.1f} ms  hedgerow is {s / mine:6.2f} times as fast")
+        """Time kernels in turn, and report them with the ratios to all others and to the memory's limit."""
+        seconds = interleaved({OURS: ours} | others, self.repeats)
+        for name, times in seconds.items():
+            self.report.add(figure(what, name, [1e3 * s for s in times], "ms"))
+        for name in others:
+            self.report.add(ratio(what, seconds[OURS], seconds[name], name))
+        share = statistics.median(seconds[OURS]) / (traffic / self.bandwidth)
+        self.report.add(Figure(name=what, system=OURS, value=share, unit="times", peer=MEMORY))
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=float, default=10, help="elements of an update, in millions (default: %(default)s)")
-    parser.add_argument("--clients", type=int, default=10, help="updates (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the updates (default: %(default)s)")
-    parser.add_argument("--flower", type=Path, help="the Python of an environment with flwr==1.6.0")
-    parser.add_argument("--install-flower", type=Path, help="a folder for such an environment; made unless it is there")
-    parser.add_argument("--peak", nargs=2, metavar=("FOLD", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    """Measure and report."""
+    p = parser(__doc__)
+    p.add_argument("--millions", type=float, help="elements of an update, in millions (default: 2 when quick, 10 otherwise)")
+    p.add_argument("--clients", type=int, default=10, help="updates (default: %(default)s)")
+    p.add_argument("--repeats", type=int, help="default: 3 when quick, 5 otherwise")
+    p.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the updates (default: %(default)s)")
+    p.add_argument("--peak", nargs=2, metavar=("FOLD", "FOLDER"), help=argparse.SUPPRESS)
+    options = p.parse_args()
     if options.peak:
         print(json.dumps(peak_of(options.peak[0], Path(options.peak[1]))))
         return
+    options.millions = options.millions or (2 if options.quick else 10)
+    options.repeats = options.repeats or (3 if options.quick else 5)
+    report = new_report("folds", "Folds of updates", options)
+    first, _ = installed(options.peers)
     with tempfile.TemporaryDirectory(prefix="hedgerow-folds-") as folder:
-        bench = prepare(Path(folder), options)
-        print(
-            f"{options.clients} updates of {bench.size / 1e6:g} million {options.dtype}, medians of {bench.repeats}; "
-            f"memory {bench.bandwidth / 1e9:.1f} GB/s of traffic"
-        )
+        bench = prepare(Path(folder), options, report)
+        report.note(f"{options.clients} updates of {bench.size / 1e6:g} million {options.dtype}, medians of {bench.repeats}.")
+        report.add(Figure(name="traffic", system=MEMORY, value=bench.bandwidth / 1e9, unit="GB/s"))
         compare_mean(bench)
-        compare_flower(bench, flower_python(options))
+        compare_flower(bench, first)
         compare_order(bench)
         compare_distances(bench)
         compare_steps(bench)
         compare_blocks(bench)
-    show_peaks()
+    show_peaks(report)
+    report.write()
 
 
-def prepare(folder: Path, options: argparse.Namespace) -> Bench:
+def prepare(folder: Path, options: argparse.Namespace, report: Report) -> Bench:
     """Updates as memory maps of files, and the memory's bandwidth."""
     size, dtype = int(options.millions * 1e6), DTYPES[options.dtype]
     rng = np.random.default_rng(0)
@@ -143,7 +139,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> Bench:
         started = time.perf_counter()
         np.add(source, other, out=target)
         times.append(time.perf_counter() - started)
-    return Bench(folder, updates, Parameters([sent.astype(dtype)]), options.repeats, 3 * target.nbytes / min(times))
+    return Bench(folder, updates, Parameters([sent.astype(dtype)]), options.repeats, 3 * target.nbytes / min(times), report)
 
 
 def write(path: Path, array: NDArray) -> Parameters:
@@ -187,26 +183,14 @@ def compare_mean(bench: Bench) -> None:
     assert np.allclose(mean.take()["000000"], expected, rtol=1e-14, atol=0), "the mean of equal updates is the update"
 
 
-def flower_python(options: argparse.Namespace) -> Path | None:
-    """The Python that has Flower; None if nobody named one."""
-    if options.install_flower is None:
-        named: Path | None = options.flower
-        return named
-    python: Path = options.install_flower / "bin" / "python"
-    if not python.exists():
-        venv.create(options.install_flower, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "flwr==1.6.0"], check=True)
-    return python
-
-
-def compare_flower(bench: Bench, python: Path | None) -> None:
+def compare_flower(bench: Bench, peer: Peer | None) -> None:
     """A whole ``aggregate_fit``."""
-    if python is None:
-        print("aggregate_fit against Flower: SKIPPED, name a Python with --flower or --install-flower")
+    if peer is None:
+        bench.report.note("aggregate_fit against Flower: SKIPPED; flwr-1.6 was not among the peers.")
         return
     for i, update in enumerate(bench.updates):
         np.save(bench.folder / f"flower-{i}.npy", update["000000"].astype(np.float32))
-    command = [python, "-c", FLOWER, bench.folder, str(len(bench.updates)), str(bench.repeats)]
+    command = [peer.python, "-c", FLOWER, bench.folder, str(len(bench.updates)), str(bench.repeats)]
     theirs = float(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
     strategy, status = hg.FedAvg(), hg.Status(hg.Code.OK, "")
     results: Any = [(None, hg.FitRes(status, update, i + 1, {})) for i, update in enumerate(bench.updates)]
@@ -215,17 +199,16 @@ def compare_flower(bench: Bench, python: Path | None) -> None:
         started = time.perf_counter()
         strategy.aggregate_fit(2, results, [])
         times.append(time.perf_counter() - started)
-    ours, gigabytes = statistics.median(times), bench.read / 1e9
-    print(
-        f"aggregate_fit: hedgerow {ours * 1e3:.1f} ms ({gigabytes / ours:.2f} GB/s of updates), Flower 1.6 {theirs * 1e3:.1f} ms "
-        f"({gigabytes / theirs:.2f} GB/s, float32 sums); hedgerow is {theirs / ours:.2f} times as fast"
-    )
+    name, what = f"Flower {peer.version}, float32 sums", "aggregate_fit"
+    bench.report.add(figure(what, OURS, [1e3 * t for t in times], "ms"))
+    bench.report.add(Figure(name=what, system=name, value=1e3 * theirs, unit="ms"))
+    bench.report.add(Figure(name=what, system=OURS, value=statistics.median(times) / theirs, unit="times", peer=name))
 
 
 def compare_order(bench: Bench) -> None:
     """Median, trimmed mean, and the mean of the values near the median; of a million coordinates, for numpy takes long."""
     count = len(bench.updates)
-    part = Bench(bench.folder, [head(u) for u in bench.updates], head(bench.sent), bench.repeats, bench.bandwidth)
+    part = Bench(bench.folder, [head(u) for u in bench.updates], head(bench.sent), bench.repeats, bench.bandwidth, bench.report)
     stacked = np.stack([update["000000"].astype(np.float32) for update in part.updates])
     cut = count // 5
     part.compare(
@@ -336,34 +319,30 @@ def compare_blocks(bench: Bench) -> None:
         ("CACHE_BYTES", (655_360, 1 << 20, 1 << 22, 1 << 24), lambda: aggregation.coordinate_median(part)),
     ):
         chosen = getattr(blocks, name)
-        times: dict[int, list[float]] = {size: [] for size in {*sizes, chosen}}
-        kernel()
-        rng = random.Random(0)
-        for _ in range(bench.repeats):
-            for size in rng.sample(list(times), len(times)):
-                setattr(blocks, name, size)
-                started = time.perf_counter()
-                kernel()
-                times[size].append(time.perf_counter() - started)
+
+        def with_block(size: int, name: str = name, kernel: Callable[[], object] = kernel) -> None:
+            setattr(blocks, name, size)
+            kernel()
+
+        times = interleaved({str(size): functools.partial(with_block, size) for size in {*sizes, chosen}}, bench.repeats)
         setattr(blocks, name, chosen)
-        base = statistics.median(times[chosen])
-        shares = ", ".join(f"{size:,}: {statistics.median(times[size]) / base:.2f}" for size in sorted(times))
-        print(f"time by {name}, relative to {chosen:,}: {shares}")
+        base = statistics.median(times[str(chosen)])
+        shares = ", ".join(f"{size:,}: {statistics.median(times[str(size)]) / base:.2f}" for size in sorted({*sizes, chosen}))
+        bench.report.note(f"Time by {name}, relative to {chosen:,}: {shares}.")
 
 
-def show_peaks(megabytes: int = 20, counts: Sequence[int] = (2, 10, 40)) -> None:
+def show_peaks(report: Report, megabytes: int = 20, counts: Sequence[int] = (2, 10, 40)) -> None:
     """The peak of anonymous memory of a process that folds, beyond what it had before."""
-    print(f"peak of anonymous memory, MB, folding memory maps of {megabytes} MB each (a result has as many, float64 sums twice):")
+    report.note(f"Peaks: of anonymous memory, folding memory maps of {megabytes} MB (a result has as many, float64 sums twice).")
     for fold in FOLDS:
-        peaks = []
         for count in counts:
             with tempfile.TemporaryDirectory(prefix="hedgerow-folds-") as folder:
                 for i in range(count):
                     write(Path(folder) / f"{i:03d}", np.random.default_rng(i).standard_normal(megabytes * 250_000, np.float32))
-                command = [sys.executable, __file__, "--peak", fold, folder]
-                run = subprocess.run(command, check=True, capture_output=True, text=True)
-                peaks.append(f"{count} updates {json.loads(run.stdout) / 1e6:.0f}")
-        print(f"  {fold:10} {', '.join(peaks)}")
+                command = [sys.executable, "-m", "benchmarks.folds", "--peak", fold, folder]
+                run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            peak = json.loads(run.stdout) / 1e6
+            report.add(Figure(name=f"peak of {fold}, {count} updates", system=OURS, value=peak, unit="MB"))
 
 
 def fold_mean(updates: list[Parameters]) -> object:
@@ -400,14 +379,6 @@ def peak_of(fold: str, folder: Path) -> int:
         done.set()
         sampler.join()
     return peak - before
-
-
-def anonymous_bytes() -> int:
-    """This process's memory that is no file's, now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("This system does not tell a process's anonymous memory.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """SCAFFOLD, FedNova and FedProx against FedAvg where clients are not alike: handwritten digits, softmax regression.
 
-    python benchmarks/non_iid.py [--seeds 5] [--rounds 40] [--scenario NAME ...] [--rates 0.5 1 2 4 8]
+    python -m benchmarks.non_iid [--seeds 5] [--rounds 40] [--scenario NAME ...] [--rates 0.5 1 2 4 8]
 
 Needs scikit-learn (its 1,797 digits of 8 x 8 pixels). Each client has the same number of examples; its share of each digit is
 drawn from a Dirichlet distribution (alpha: smaller is less alike). Every strategy is tried with each learning rate; shown is the
 one whose training loss is least at the end, so that none suffers from a rate that suits another: that loss, over the examples of
-all clients, and the accuracy on examples that no client has; mean and standard deviation over the seeds, whatever comes out.
+all clients, and the accuracy on examples that no client has, over the seeds, whatever comes out.
 
 The strategies are run in a plain loop here, with the client that would run in the service, and the same bits would come out of
-that (tests/integration/driver/test_algorithms.py): ``flower-client --callable non_iid:client_app --name 3-of-10``.
+that (tests/integration/driver/test_algorithms.py): ``flower-client --callable benchmarks.non_iid:client_app --name 3-of-10``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import hedgerow as hg
+from benchmarks.figures import Figure, Report, figure
+from benchmarks.harness import new_report, parser
 from hedgerow.client.perform import seed_everything
 from hedgerow.records import Config, Metrics, NDArray, NDArrays, Parameters
 from hedgerow.sampling import task_seed
@@ -223,36 +225,40 @@ def outcomes(
     return found
 
 
-def compare(scenario: Scenario, options: argparse.Namespace) -> None:
-    """Print a scenario's table."""
-    print(f"\n{scenario.title}; {options.rounds} rounds, {options.seeds} seeds")
-    print(f"{'strategy':16}{'rate':>8}{'training loss':>20}{'test accuracy, %':>20}{'better than FedAvg':>22}")
+def compare(report: Report, name: str, options: argparse.Namespace) -> None:
+    """Measure a scenario."""
+    scenario = SCENARIOS[name]
+    report.note(f"{name}: {scenario.title}; {options.rounds} rounds, {options.seeds} seeds.")
     base: list[tuple[float, float]] = []
-    for name, make in STRATEGIES.items():
+    for strategy, make in STRATEGIES.items():
         tried = {rate: outcomes(make, scenario, rate, options) for rate in options.rates}
         rate = min(tried, key=lambda r: statistics.mean(loss for loss, _ in tried[r]))
         losses, accuracies = zip(*tried[rate], strict=True)
         base = base or tried[rate]
-        better = sum(loss < other - CLEARLY for loss, (other, _) in zip(losses, base, strict=True))
-        against = "" if name == "FedAvg" else f"{better} of {options.seeds} seeds"
-        print(f"{name:16}{rate:>8g}{_spread(losses, 3):>20}{_spread(accuracies, 1):>20}{against:>22}")
-
-
-def _spread(values: tuple[float, ...], places: int) -> str:
-    return f"{statistics.mean(values):.{places}f} ± {statistics.stdev(values):.{places}f}"
+        report.add(figure(f"{name}: training loss, rate {rate:g}", strategy, losses, "nats"))
+        report.add(figure(f"{name}: test accuracy, rate {rate:g}", strategy, accuracies, "%"))
+        if strategy != "FedAvg":
+            better = sum(loss < other - CLEARLY for loss, (other, _) in zip(losses, base, strict=True))
+            report.add(
+                Figure(name=f"{name}: better than FedAvg", system=strategy, value=better, unit=f"of {options.seeds} seeds")
+            )
 
 
 def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="at least 2; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=40, help="default: %(default)s")
-    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="default: all")
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0, 8.0], help="default: %(default)s")
-    options = parser.parse_args()
+    """Run and report."""
+    p = parser(__doc__)
+    p.add_argument("--seeds", type=int, help="default: 2 when quick, 5 otherwise")
+    p.add_argument("--rounds", type=int, default=40, help="default: %(default)s")
+    p.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="default: all")
+    p.add_argument("--rates", nargs="+", type=float, help="default: 1 2 4 when quick, 0.5 1 2 4 8 otherwise")
+    options = p.parse_args()
+    options.seeds = options.seeds or (2 if options.quick else 5)
+    options.rates = options.rates or ([1.0, 2.0, 4.0] if options.quick else [0.5, 1.0, 2.0, 4.0, 8.0])
     logging.disable(logging.WARNING)
+    report = new_report("non_iid", "Clients that are not alike", options)
     for name in options.scenario:
-        compare(SCENARIOS[name], options)
+        compare(report, name, options)
+    report.write()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -27,9 +28,11 @@ VENVS = ROOT / ".bench" / "venvs"
 ENV = {"PYTHONPATH": str(ROOT), "PYTHONHOME": "", "FLWR_TELEMETRY_ENABLED": "0", "OPENBLAS_NUM_THREADS": "1"}
 INSTALL_S = 600.0
 UP = Limit("peer_up_s", 120.0)
-ROUNDS_OVER = Limit("peer_rounds_s", 1800.0)
+ROUNDS_OVER = Limit("peer_rounds_s", 600.0)
 OF_THE_FIRST_SERVICE = "flwr-1.6"
 """The peer that has the driver's API and the bidirectional server; newer ones run apps."""
+OLDEST_APPS = 41
+"""The oldest minor version whose SuperLink has the options that are used here."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,14 @@ def install(name: str) -> Peer:
         SystemExit: There is no such peer, or pip cannot install it.
     """
     package, _, version = name.rpartition("-")
-    if package != "flwr" or version.count(".") != 1:
-        raise SystemExit(f"There is no peer {name!r}. Name one like flwr-1.6 or flwr-1.42.")
+    known = package == "flwr" and re.fullmatch(r"1\.\d+", version)
+    if not known or (name != OF_THE_FIRST_SERVICE and int(version[2:]) < OLDEST_APPS):
+        raise SystemExit(f"There is no peer {name!r}. Name {OF_THE_FIRST_SERVICE}, or flwr-1.{OLDEST_APPS} or newer.")
     python = VENVS / name / "bin" / "python"
     if not (VENVS / name / "installed").exists():
         venv.create(VENVS / name, clear=True, with_pip=True)
         # Flower 1.6 was written for NumPy 1.
-        wanted = [f"flwr~={version}.0", *(["numpy<2"] if int(version.partition(".")[2]) < 8 else [])]
+        wanted = [f"flwr~={version}.0", *(["numpy<2"] if name == OF_THE_FIRST_SERVICE else [])]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *wanted]
         done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_S, check=False)
         if done.returncode:
@@ -133,7 +137,12 @@ def driven(peer: Peer, folder: Path, clients: int, elements: int = 10) -> Iterat
 
 
 def app_rounds(peer: Peer, folder: Path, clients: int, rounds: int, elements: int = 10) -> list[float]:
-    """Seconds of each round of a Flower that runs apps (1.41 or newer): SuperLink, SuperNodes, ServerApp and ClientApps."""
+    """Seconds of each round of a Flower that runs apps (1.41 or newer): SuperLink, SuperNodes, ServerApp and ClientApps.
+
+    Raises:
+        SystemExit: It does not take the app.
+        WaitTimeout: It does not get through the rounds.
+    """
     port = free_port()
     env = {**ENV, "FLWR_HOME": str(folder / "home"), "HOME": str(folder), "PATH": f"{peer.scripts}:/usr/bin:/bin"}
     (folder / "home").mkdir()
@@ -154,12 +163,15 @@ def app_rounds(peer: Peer, folder: Path, clients: int, rounds: int, elements: in
         stack.callback(server.clear_away)
         server.start()
         server.wait_for_output("Uvicorn running", UP)
+        sites = []
         for number in range(clients):
             node = [str(peer.scripts / "flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
             node += ["--port", str(free_port())]
             site = Process(f"supernode{number}", node, folder / f"supernode{number}.log", env)
             stack.callback(site.clear_away)
-            site.start()
+            sites.append(site.start())
+        for site in sites:
+            _join(site)
         run = [str(peer.scripts / "flwr"), "run", str(ROOT / "benchmarks" / "flower_app"), "bench", "--run-config", config]
         submit = Process("flwr run", run, folder / "run.log", env)
         stack.callback(submit.clear_away)
@@ -169,6 +181,16 @@ def app_rounds(peer: Peer, folder: Path, clients: int, rounds: int, elements: in
         eventually(lambda: times.with_suffix(".done").exists() or not server.running, ROUNDS_OVER, f"rounds of {peer.name}")
     moments = [float(line) for line in times.read_text().split()]
     return [after - before for before, after in itertools.pairwise(moments)]
+
+
+def _join(site: Process) -> None:
+    """Wait until a SuperNode is registered; on a busy machine some give up while they start, and are started again."""
+    for _ in range(3):
+        eventually(lambda: "SuperNode ID" in site.output() or not site.running, UP, f"{site.name} to register")
+        if site.running:
+            return
+        site.start()
+    raise SystemExit(f"{site.name} does not start:\n{site.tail()}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
 """What robust strategies are worth when some clients lie, and what they cost when none does, on a small problem that is not IID.
 
-    python benchmarks/robustness.py [--seeds 5] [--rounds 40] [--clients 15] [--liars 3] [--alpha 1.0]
+    python -m benchmarks.robustness [--seeds 5] [--rounds 40] [--clients 15] [--liars 3] [--alpha 1.0]
 
 Softmax regression on ten Gaussian clouds in 20 dimensions. Each client's share of each class is drawn from a Dirichlet
 distribution (``--alpha``: smaller is less alike), and it trains by a few steps of SGD. A liar trains honestly and sends the
-opposite, five times as far: ``w - 5 (w_k - w)``. Prints the accuracy on data from all clouds, mean and standard deviation over
-the seeds, whatever comes out.
+opposite, five times as far: ``w - 5 (w_k - w)``. The accuracy on data from all clouds, over the seeds, whatever comes out.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import statistics
 from collections.abc import Callable
 
 import numpy as np
 
 import hedgerow as hg
+from benchmarks.figures import figure
+from benchmarks.harness import new_report, parser
 from hedgerow.records import NDArray, Parameters
 from hedgerow.strategy import ClientManager, ClientProxy, FedAvg
 
@@ -42,13 +42,14 @@ class Name(ClientProxy):
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=40, help="default: %(default)s")
-    parser.add_argument("--clients", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--liars", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--alpha", type=float, default=1.0, help="default: %(default)s")
-    options = parser.parse_args()
+    p = parser(__doc__)
+    p.add_argument("--seeds", type=int, help="default: 2 when quick, 5 otherwise")
+    p.add_argument("--rounds", type=int, default=40, help="default: %(default)s")
+    p.add_argument("--clients", type=int, default=15, help="default: %(default)s")
+    p.add_argument("--liars", type=int, default=3, help="default: %(default)s")
+    p.add_argument("--alpha", type=float, default=1.0, help="default: %(default)s")
+    options = p.parse_args()
+    options.seeds = options.seeds or (2 if options.quick else 5)
     logging.disable(logging.WARNING)
     f = options.liars
     strategies: dict[str, Callable[[], FedAvg]] = {
@@ -59,14 +60,13 @@ def main() -> None:
         f"MultiKrum({f})": lambda: hg.MultiKrum(num_malicious_clients=f),
         f"Bulyan({f})": lambda: hg.Bulyan(num_malicious_clients=f),
     }
-    print(f"{options.clients} clients, {options.rounds} rounds, {options.seeds} seeds, alpha {options.alpha:g}; accuracy in %")
-    print(f"{'strategy':26}{'all honest':>16}{f'{f} liars':>16}")
+    report = new_report("robustness", "Accuracy with and without liars", options)
+    report.note(f"{options.clients} clients, {options.rounds} rounds, {options.seeds} seeds, alpha {options.alpha:g}.")
     for name, make in strategies.items():
-        cells = []
         for liars in (0, f):
             accuracies = [100 * train(make(), seed, options, liars) for seed in range(options.seeds)]
-            cells.append(f"{statistics.mean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}")
-        print(f"{name:26}{cells[0]:>16}{cells[1]:>16}")
+            report.add(figure(f"accuracy, {liars} liars", name, accuracies, "%"))
+    report.write()
 
 
 def train(strategy: FedAvg, seed: int, options: argparse.Namespace, liars: int) -> float:

@@ -5,7 +5,8 @@
 The model is one tensor of 10 float32. Clients are real processes that return random weights; Hedgerow has its defaults, which
 bring every acknowledged change to the disk, once with the driver's checkpoint and once without. Hedgerow and Flower 1.6's
 bidirectional server live side by side and take turns, a batch of rounds each, in an order that changes: what else the machine
-does hits all of them. Ratios are of batches of the same turn. The systems that poll run afterwards, a few rounds each.
+does hits all of them. Ratios are of batches of the same turn. The systems that poll run afterwards, a few rounds each, with 2
+and with 10 clients.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.conducted import Conductor
 from benchmarks.figures import OURS, ROOT, Figure, Plot, Report, figure, ratio
 from benchmarks.harness import Sampler, kinds_of, loopback_echo_s, new_report, parser, service, write_and_sync_s
 from benchmarks.peers import Peer, Served, app_rounds, bidirectional, driven, installed
+from hedgerow.errors import WaitTimeout
 
 BATCH = 10
 WARM_UP = 5
@@ -48,35 +50,53 @@ def hedgerow(folder: Path, clients: int) -> Iterator[dict[str, Served]]:
         yield {name: Served(driver, kinds_of(federation, driver=driver.pid)) for name, driver in drivers.items()}
 
 
-def take_turns(systems: dict[str, Served], repeats: int) -> dict[str, dict[str, float]]:
-    """Batches of rounds, in turns; the CPU milliseconds a round by system and kind of process."""
+@dataclass
+class Turns:
+    """What came out of batches of rounds that were run in turns.
+
+    Attributes:
+        rounds: Milliseconds of each round, by system and turn.
+        limits: Milliseconds of what the machine can do, by name and turn.
+        cpu: CPU milliseconds a round, by system and kind of process.
+    """
+
+    rounds: dict[str, list[list[float]]]
+    limits: dict[str, list[float]]
+    cpu: dict[str, dict[str, float]]
+
+    def medians(self, system: str) -> list[float]:
+        """Of each turn."""
+        return [statistics.median(batch) for batch in self.rounds[system]]
+
+
+def take_turns(systems: dict[str, Served], repeats: int, folder: Path) -> Turns:
+    """Run batches of rounds, in turns, and look at the limits beside each."""
     rng = random.Random(0)
-    cpu: dict[str, dict[str, float]] = {name: dict.fromkeys(system.pids, 0.0) for name, system in systems.items()}
+    turns = Turns({name: [] for name in systems}, {"loopback echo": [], "fdatasync": []}, {})
+    turns.cpu = {name: dict.fromkeys(system.pids, 0.0) for name, system in systems.items()}
     for system in systems.values():
         system.conductor.batch(WARM_UP)
-        system.conductor.seconds.clear()
     for _ in range(repeats):
         for name in rng.sample(list(systems), len(systems)):
             with Sampler(systems[name].pids, every_s=60.0) as sampler:
-                systems[name].conductor.batch(BATCH)
+                turns.rounds[name].append([1e3 * s for s in systems[name].conductor.batch(BATCH)])
             for kind, used in sampler.used.items():
-                cpu[name][kind] += used.cpu_s * 1e3 / (repeats * BATCH)
-    return cpu
+                turns.cpu[name][kind] += used.cpu_s * 1e3 / (repeats * BATCH)
+        turns.limits["loopback echo"].append(1e3 * loopback_echo_s(100))
+        turns.limits["fdatasync"].append(1e3 * write_and_sync_s(folder, 10))
+    return turns
 
 
 def compare(report: Report, clients: int, repeats: int, first: Peer | None) -> dict[str, float]:
     """Measure the systems that take turns; the median milliseconds by system."""
-    what = f"round, {clients} clients"
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as peers, contextlib.ExitStack() as stack:
         systems = dict(stack.enter_context(hedgerow(Path(folder), clients)))
         if first is not None:
             systems[BIDIRECTIONAL] = stack.enter_context(bidirectional(first, Path(peers), clients))
-        cpu = take_turns(systems, repeats)
-        batches = {name: [[s * 1e3 for s in batch] for batch in system.conductor.seconds] for name, system in systems.items()}
-        disk, echo = write_and_sync_s(Path(folder)) * 1e3, loopback_echo_s() * 1e3
-    medians = {}
-    for name, found in batches.items():
-        rounds = [ms for batch in found for ms in batch]
+        turns = take_turns(systems, repeats, Path(folder))
+    what, medians = f"round, {clients} clients", {}
+    for name, batches in turns.rounds.items():
+        rounds = [ms for batch in batches for ms in batch]
         medians[name] = statistics.median(rounds)
         if name == BIDIRECTIONAL:
             report.add(figure(what, name, rounds, "ms"))
@@ -84,16 +104,14 @@ def compare(report: Report, clients: int, repeats: int, first: Peer | None) -> d
             stretch = STRETCH_MS.get(clients) if name == DEFAULT else None
             report.add(dataclasses.replace(figure(f"{what}, {name}", OURS, rounds, "ms"), stretch=stretch))
     for name in (DEFAULT, WITHOUT) if first is not None else ():
-        ours, theirs = ([statistics.median(batch) for batch in batches[system]] for system in (name, BIDIRECTIONAL))
-        share = ratio(f"{what}, {name}", ours, theirs, BIDIRECTIONAL)
+        share = ratio(f"{what}, {name}", turns.medians(name), turns.medians(BIDIRECTIONAL), BIDIRECTIONAL)
         report.add(dataclasses.replace(share, must=MUST.get(clients) if name == DEFAULT else None))
-    for limit, taken in (("loopback echo", echo), ("fdatasync", disk)):
-        report.add(Figure(name=f"beside {clients} clients", system=limit, value=taken, unit="ms"))
-        report.add(Figure(name=f"{what}, {DEFAULT}", system=OURS, value=medians[DEFAULT] / taken, unit="times", peer=limit))
-    for name, kinds in cpu.items():
-        system = BIDIRECTIONAL if name == BIDIRECTIONAL else OURS
+    for limit, taken in turns.limits.items():
+        report.add(figure(f"beside {clients} clients", limit, taken, "ms"))
+        report.add(ratio(f"{what}, {DEFAULT}", turns.medians(DEFAULT), taken, limit))
+    for name, kinds in turns.cpu.items():
+        system, state = (name, "") if name == BIDIRECTIONAL else (OURS, f", {name}")
         for kind, ms in {**kinds, "all processes": sum(kinds.values())}.items():
-            state = "" if name == BIDIRECTIONAL else f", {name}"
             report.add(Figure(name=f"CPU a round, {clients} clients{state}: {kind}", system=system, value=ms, unit="ms"))
     return medians
 
@@ -107,7 +125,11 @@ def polling(report: Report, clients: int, rounds: int, ours: float, first: Peer 
         ways[f"Flower {peer.version} apps"] = lambda folder, peer=peer: app_rounds(peer, folder, clients, rounds)[1:]  # type: ignore[misc]
     for name, way in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            seconds = way(Path(folder))
+            try:
+                seconds = way(Path(folder))
+            except WaitTimeout as error:
+                report.note(f"{name} did not get through its rounds with {clients} clients: {error}")
+                continue
         report.add(figure(f"round, {clients} clients", name, [s * 1e3 for s in seconds], "ms"))
         share = ours / 1e3 / statistics.median(seconds)
         report.add(Figure(name=f"round, {clients} clients, {DEFAULT}", system=OURS, value=share, unit="times", peer=name))
@@ -120,32 +142,25 @@ def requests(peer: Peer, folder: Path, clients: int, rounds: int) -> list[float]
         return served.conductor.batch(rounds - 1)
 
 
-@dataclass
-class Curve:
-    """The rounds of each system against the number of clients."""
-
-    clients: list[float]
-    by_system: dict[str, list[float]]
-
-
 def main() -> None:
     """Measure and report."""
     p = parser(__doc__)
-    p.add_argument("--clients", type=int, nargs="+", default=[2, 10], help="default: %(default)s")
+    p.add_argument("--clients", type=int, nargs="+", help="default: 2 10 when quick, 1 2 5 10 20 otherwise")
     p.add_argument("--repeats", type=int, help=f"batches of {BATCH} rounds of each system (default: 5 when quick, 10 otherwise)")
     p.add_argument("--polling-rounds", type=int, default=4, help="of each system that polls, the first not counted (default: 4)")
     options = p.parse_args()
+    options.clients = options.clients or ([2, 10] if options.quick else [1, 2, 5, 10, 20])
     repeats = options.repeats or (5 if options.quick else 10)
     report = new_report("round_latency", "Seconds a round when training costs nothing", options)
     first, apps = installed(options.peers)
-    curve = Curve([], {})
+    curves: dict[str, list[float]] = {}
     for clients in options.clients:
         medians = compare(report, clients, repeats, first)
-        curve.clients.append(clients)
         for name, ms in medians.items():
-            curve.by_system.setdefault(name if name == BIDIRECTIONAL else f"Hedgerow, {name}", []).append(ms)
-        polling(report, clients, options.polling_rounds, medians[DEFAULT], first, apps)
-    lines = {name: (curve.clients, ms) for name, ms in curve.by_system.items()}
+            curves.setdefault(name if name == BIDIRECTIONAL else f"Hedgerow, {name}", []).append(ms)
+        if clients in MUST:
+            polling(report, clients, options.polling_rounds, medians[DEFAULT], first, apps)
+    lines = {name: (options.clients, ms) for name, ms in curves.items()}
     report.plot(Plot(name="clients", title="Median round", x="clients", y="ms", lines=lines))
     report.write()
 

@@ -6,8 +6,8 @@ The problem and the clients are those of ``benchmarks/non_iid.py`` (digits, soft
 needed). A client's ``fit`` takes about 1 unit of time, 0.9 to 1.1; the slow one's ten times that. A round of FedAvg takes as
 long as its slowest client; FedBuff is driven by events, in the order in which its clients are done. Nothing else takes time.
 Every strategy is tried with each learning rate, on seeds that the tables do not use; shown is the one with the least training
-loss at the end. Accuracy, in %, on examples that no client has; mean and standard deviation over the seeds, whatever comes
-out; "slow client's digits" are the examples of the two digits of which the slow client has the most.
+loss at the end. Accuracy, in %, on examples that no client has, over the seeds, whatever comes out;
+"slow client's digits" are the examples of the two digits of which the slow client has the most.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 import hedgerow as hg
+from benchmarks.figures import Report, figure
+from benchmarks.harness import new_report, parser
 from benchmarks.non_iid import DigitsClient, Name, Scenario, digits, federation, loss_and_accuracy
 from hedgerow.client.perform import seed_everything
 from hedgerow.records import NDArrays, Parameters
@@ -134,11 +136,9 @@ STRATEGIES: dict[str, Callable[..., FedAvg]] = {
 }
 
 
-def compare(alpha: float, options: argparse.Namespace) -> None:
-    """Print a table."""
-    print(f"\n{CLIENTS} clients, alpha {alpha:g}, one {options.slowness:g} times slower; {options.seeds} seeds")
+def compare(report: Report, alpha: float, options: argparse.Namespace) -> None:
+    """Measure one skew of the labels."""
     columns = [*(f"time {limit:g}" for limit in TIMES), "slow client's digits"]
-    print(f"| strategy | rate | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 2)}")
     for name, make in STRATEGIES.items():
         losses = {
             rate: statistics.mean(measured(make, alpha, options.slowness, rate, seed)[0] for seed in TUNING_SEEDS)
@@ -146,21 +146,27 @@ def compare(alpha: float, options: argparse.Namespace) -> None:
         }
         rate = min(losses, key=lambda rate: losses[rate])
         found = [measured(make, alpha, options.slowness, rate, seed)[1] for seed in range(options.seeds)]
-        cells = [f"{statistics.mean(some):.1f} ± {statistics.stdev(some):.1f}" for some in zip(*found, strict=True)]
-        print(f"| {name} | {rate:g} | {' | '.join(cells)} |", flush=True)
+        for column, some in zip(columns, zip(*found, strict=True), strict=True):
+            report.add(figure(f"alpha {alpha:g}, {column}, rate {rate:g}", name, some, "%"))
 
 
 def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="at least 2; default: %(default)s")
-    parser.add_argument("--slowness", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--alphas", type=float, nargs="+", default=[100.0, 0.1], help="default: %(default)s")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0], help="default: %(default)s")
-    options = parser.parse_args()
+    """Run and report."""
+    p = parser(__doc__)
+    p.add_argument("--seeds", type=int, help="default: 2 when quick, 5 otherwise")
+    p.add_argument("--slowness", type=float, default=10.0, help="default: %(default)s")
+    p.add_argument("--alphas", type=float, nargs="+", help="default: 0.1 when quick, 100 and 0.1 otherwise")
+    p.add_argument("--rates", type=float, nargs="+", help="default: 2 4 when quick, 0.5 1 2 4 8 otherwise")
+    options = p.parse_args()
+    options.seeds = options.seeds or (2 if options.quick else 5)
+    options.alphas = options.alphas or ([0.1] if options.quick else [100.0, 0.1])
+    options.rates = options.rates or ([2.0, 4.0] if options.quick else [0.5, 1.0, 2.0, 4.0, 8.0])
     logging.disable(logging.WARNING)
+    report = new_report("slow_client", "One of ten clients is slow", options)
+    report.note(f"{CLIENTS} clients, one {options.slowness:g} times slower; {options.seeds} seeds; time is simulated.")
     for alpha in options.alphas:
-        compare(alpha, options)
+        compare(report, alpha, options)
+    report.write()
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def adapt_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
     """Fit a file of the repository into its page: the page has a title of its own, and links lead to pages."""
     del app, parent
-    example = re.search(r"examples/\w+/", str(path))
+    folder = re.search(r"(examples/\w+|benchmarks/results)/", str(path))
 
     def link(match: re.Match[str]) -> str:
         picture, text, target, anchor = match.groups()
-        target = posixpath.normpath((example[0] if example else "") + target)
+        target = posixpath.normpath((folder[0] if folder else "") + target)
         if picture:
             return f"![{text}](../{target})"
         return f"[{text}]({PAGES[target]}{anchor or ''})" if target in PAGES else text

@@ -24,6 +24,8 @@ Metrics: TypeAlias = dict[str, Scalar]
 Properties: TypeAlias = dict[str, Scalar]
 NDArray: TypeAlias = npt.NDArray[Any]
 NDArrays: TypeAlias = list[NDArray]
+Layout: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape and dtype of each tensor by name, in order."""
 
 GRPC_MAX_MESSAGE_LENGTH = 512 * 1024 * 1024
 """The default of an argument that Flower's functions have: no message is that long here, and parameters may be longer."""

@@ -5,13 +5,13 @@ What must hold: CorruptData or ConfigError, or values of the types that the driv
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import blake3
 import numpy as np
 
 from hedgerow.driver.checkpoint import Checkpoint
@@ -45,7 +45,8 @@ def _valid() -> dict[str, bytes | None]:
         )
         parameters = Parameters([np.arange(4, dtype=np.float32)])
         told = {"manifest": '{"round": 1}', "pending": [(1, "fit-000001")]}
-        folder.write_checkpoint(Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), **told), 5)  # type: ignore[arg-type]
+        made = Checkpoint(1, parameters, "FedAvg", strategy, history.state_dict(), **told)  # type: ignore[arg-type]
+        folder.write_checkpoint(folder.prepare_checkpoint(made, 5))
         asked = [Asked("n" * 16, "a", 0), Asked("m" * 16, "b", 1)]
         instructions = [SentIns({"rate": 0.5, "raw": b"x"}, b"inline", True), SentIns({}, Blob("0" * 64, 9), False)]
         folder.journal.write(Batch(2, "fit", asked, instructions, ["c"], [("n" * 16, "fit", 1)], {"choices": 3}))
@@ -73,7 +74,7 @@ def _with_fitting_digests(choices: Choices, case: Folder) -> Folder:
         content = json.loads(json.loads(case.files[STATE] or b"")["content"])
         for name in TENSORS:
             data = case.files[name] or b""
-            content["files"][Path(name).stem] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            content["files"][Path(name).stem] = {"size": len(data), "blake3_256": blake3.blake3(data).hexdigest()}
         return Folder(case.files | {STATE: seal(content)}, (*case.changed, STATE))  # type: ignore[operator]
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
         return case

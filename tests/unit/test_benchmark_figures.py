@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as suite
 from benchmarks.figures import Figure, Plot, Report, figure, ratio, read_figures
 from benchmarks.harness import children, interleaved, parser
+from benchmarks.peers import install
 
 
 def of(value: float, **bounds: float) -> Figure:
@@ -68,3 +70,22 @@ def test_a_process_that_is_gone_has_no_children() -> None:
 @pytest.mark.parametrize(("words", "peers"), [([], 2), (["--peers"], 0), (["--peers", "flwr-1.6"], 1)])
 def test_peers_are_chosen(words: list[str], peers: int) -> None:
     assert len(parser("").parse_args(words).peers) == peers
+
+
+def test_the_suite_finds_the_scripts_that_report_and_nothing_else() -> None:
+    found = suite.names()
+    assert {"round_latency", "folds", "store_cycles", "blob_transfer"} <= set(found)
+    assert not {"harness", "figures", "peers", "conducted", "round_driver", "random_site", "flower_1_6"} & set(found)
+
+
+def test_the_summary_has_the_figures_that_have_targets(tmp_path: Path) -> None:
+    report = Report("rounds", "Rounds", tmp_path)
+    report.add(of(3.0, must=2.0), of(5.0))
+    report.write()
+    assert suite.summary(tmp_path, ["rounds", "absent"]).splitlines()[2:] == ["| rounds | round | 3 ms |  | must ≤ 2: MISSED |"]
+
+
+@pytest.mark.parametrize("name", ["flwr", "flwr-1.30", "flwr-2.1", "fedml-1.6", "flwr-1.6.0", "../flwr-1.6"])
+def test_a_peer_that_is_not_known_is_refused_before_anything_is_installed(name: str) -> None:
+    with pytest.raises(SystemExit, match="There is no peer"):
+        install(name)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import NDArray, Parameters
+from hedgerow.records import Layout, NDArray, Parameters
 
 BLOCK = 131_072
 """Elements a block for folds that hold few blocks: 1 MiB of float64. Chosen by measuring (benchmarks/folds.py, 2 cores of an
@@ -25,6 +25,38 @@ CACHE_BYTES = 4 * 1024 * 1024
 """What the blocks of all updates take together in folds that look at all of them at once. Chosen by measuring: 640 KiB, which a
 second-level cache holds, took a median 1.3 (10 updates) to 2 times (64) as long, because each call into numpy then does too
 little."""
+
+
+class Room(Protocol):
+    """Where a fold puts what it gives, so that it need not hold it."""
+
+    def put(self, layout: Layout, values: Iterable[NDArray]) -> Parameters:
+        """Take tensors block by block, and give them back as parameters.
+
+        Args:
+            layout: Names, shapes and dtypes.
+            values: The tensors' elements in C order, one tensor after the other, as one-dimensional arrays of the tensor's dtype.
+                A block is not valid any longer when the next one is asked for.
+        """
+
+
+class Memory:
+    """Puts parameters into new arrays."""
+
+    def put(self, layout: Layout, values: Iterable[NDArray]) -> Parameters:
+        """Copy the blocks into arrays."""
+        arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
+        following = iter(values)
+        for array in arrays.values():
+            flat, start = array.reshape(-1), 0
+            while start < flat.size:
+                block = next(following)
+                flat[start : start + block.size] = block
+                start += block.size
+        return Parameters(arrays)
+
+
+MEMORY = Memory()
 
 
 def block_size(count: int, itemsize: int) -> int:

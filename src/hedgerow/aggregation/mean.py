@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,11 @@ import numpy.typing as npt
 
 from hedgerow.aggregation import blocks
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import NDArray, NDArrays, Parameters
+from hedgerow.records import Layout, NDArray, NDArrays, Parameters
+
+HELD = 4
+"""So many read-only updates are held before they are folded: the sums are then read and written once for all of them. With no
+more than these there are no sums at all, and the mean is made block by block from the updates."""
 
 
 class WeightedMean:
@@ -39,6 +43,7 @@ class WeightedMean:
     def __init__(self) -> None:
         self._like: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._sums: dict[str, npt.NDArray[Any]] = {}
+        self._held: list[tuple[Parameters, np.float64]] = []
         self._weight: int | float = 0
         self._count = 0
 
@@ -56,7 +61,8 @@ class WeightedMean:
 
         Args:
             parameters: Tensors of bool, integer, float (also bfloat16 and float8) or complex dtype; they may be read-only
-                views of a file. Nothing is kept of them.
+                views of a file. Of read-only ones a few are held and folded together, so they must not change behind the view;
+                of others nothing is kept.
             weight: Non-negative; an int (a count of examples) is exact below 2**53.
 
         Raises:
@@ -66,28 +72,69 @@ class WeightedMean:
         weight = _checked_weight(weight)
         if self._count == 0:
             like = {name: (array.shape, array.dtype) for name, array in parameters.items()}
-            self._sums = {name: np.zeros(array.size, blocks.wide_dtype(name, array)) for name, array in parameters.items()}
+            blocks.check_numbers(parameters)
             self._like = like
         else:
             blocks.check_like(parameters, {name: shape for name, (shape, _) in self._like.items()}, "the first one has")
         if weight:
-            factor = np.float64(weight)
-            for name, array in parameters.items():
-                _add(self._sums[name], array, factor)
+            changing = any(array.flags.writeable for array in parameters.values())
+            if changing or len(self._held) == HELD:
+                self._fold()
+            self._held.append((parameters, np.float64(weight)))
+            if changing:
+                self._fold()
         self._weight += weight
         self._count += 1
 
-    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Parameters:
-        """The mean so far, as new arrays with the first update's names, shapes and, unless others are wanted, dtypes.
+    def result(self, dtypes: Mapping[str, np.dtype[Any]] | None = None, room: blocks.Room | None = None) -> Parameters:
+        """The mean so far, with the first update's names, shapes and, unless others are wanted, dtypes.
 
         Integer and bool tensors are rounded to the nearest value, halves to even. Integers beyond 2**53 lose their last digits.
+
+        Args:
+            dtypes: Dtypes by name where others are wanted.
+            room: Where the mean is put, block by block; None for new arrays.
 
         Raises:
             InvalidArgument: Nothing was added, or all weights are zero.
         """
         divisor = self._divisor()
-        wanted = {name: dtype if dtypes is None else dtypes.get(name, dtype) for name, (_, dtype) in self._like.items()}
-        return Parameters({n: _divide(self._sums[n], divisor, shape, wanted[n]) for n, (shape, _) in self._like.items()})
+        layout = {
+            name: (shape, dtype if dtypes is None else dtypes.get(name, dtype)) for name, (shape, dtype) in self._like.items()
+        }
+        return (room or blocks.MEMORY).put(layout, self._quotients(divisor, layout))
+
+    def _quotients(self, divisor: np.float64, layout: Layout) -> Iterator[NDArray]:
+        """The mean's elements, tensor by tensor; each block lies where the one before it was."""
+        for name, (shape, dtype) in layout.items():
+            size, wide = math.prod(shape), self._wide(name)
+            total, updates = self._sums.get(name), self._held_tensors(name)
+            sums, product = np.empty(min(blocks.BLOCK, size), wide), np.empty(min(blocks.BLOCK, size), wide)
+            rounded = np.empty(sums.size, dtype)
+            for start in range(0, size, blocks.BLOCK):
+                part = sums[: min(blocks.BLOCK, size - start)]
+                np.copyto(part, 0.0 if total is None else total[start : start + part.size])
+                _add(part, updates, start, product)
+                np.divide(part, divisor, out=part)
+                blocks.store(part, rounded[: part.size])
+                yield rounded[: part.size]
+
+    def _fold(self) -> None:
+        """Add the updates that are held to the sums, in their order."""
+        for name, (shape, _) in self._like.items() if self._held else ():
+            if name not in self._sums:
+                self._sums[name] = np.zeros(math.prod(shape), self._wide(name))
+            total, updates = self._sums[name], self._held_tensors(name)
+            product = np.empty(min(blocks.BLOCK, total.size), total.dtype)
+            for start in range(0, total.size, blocks.BLOCK):
+                _add(total[start : start + blocks.BLOCK], updates, start, product)
+        self._held = []
+
+    def _held_tensors(self, name: str) -> list[tuple[NDArray, np.float64]]:
+        return [(parameters[name].reshape(-1), weight) for parameters, weight in self._held]
+
+    def _wide(self, name: str) -> np.dtype[Any]:
+        return blocks.wide_dtype(name, np.empty(0, self._like[name][1]))
 
     def take(self) -> Parameters:
         """The mean as float64 (complex128) arrays that were not rounded; the accumulator is empty afterwards.
@@ -99,6 +146,7 @@ class WeightedMean:
             InvalidArgument: As for :meth:`result`.
         """
         divisor = self._divisor()
+        self._fold()
         sums, like = self._sums, self._like
         self._sums, self._like, self._weight, self._count = {}, {}, 0, 0
         for total in sums.values():
@@ -157,28 +205,13 @@ def _checked_weight(weight: float) -> int | float:
     return value
 
 
-def _add(total: NDArray, array: NDArray, weight: np.float64) -> None:
-    """``total += weight * array``, block by block; ``total`` is flat."""
-    flat = array.reshape(-1)
-    scratch = np.empty(min(blocks.BLOCK, total.size), total.dtype)
-    for start in range(0, total.size, blocks.BLOCK):
-        part = total[start : start + blocks.BLOCK]
-        product = scratch[: part.size]
-        block = flat[start : start + blocks.BLOCK]
+def _add(total: NDArray, updates: Sequence[tuple[NDArray, np.float64]], start: int, scratch: NDArray) -> None:
+    """Add ``weight * array`` to a block of the sums for each update; the arrays are flat, and the block begins at ``start``."""
+    product = scratch[: total.size]
+    for flat, weight in updates:
+        block = flat[start : start + total.size]
         if block.dtype != product.dtype:
             # Convert first: multiplying mixed dtypes goes through numpy's own small buffers and takes longer.
             block = blocks.load(block, product)
         np.multiply(block, weight, out=product)
-        np.add(part, product, out=part)
-
-
-def _divide(total: NDArray, divisor: np.float64, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """``total / divisor`` as a new array of this shape and dtype."""
-    out = np.empty(total.size, dtype)
-    scratch = np.empty(min(blocks.BLOCK, total.size), total.dtype)
-    for start in range(0, total.size, blocks.BLOCK):
-        part = total[start : start + blocks.BLOCK]
-        quotient = scratch[: part.size]
-        np.divide(part, divisor, out=quotient)
-        blocks.store(quotient, out[start : start + blocks.BLOCK])
-    return out.reshape(shape)
+        np.add(total, product, out=total)

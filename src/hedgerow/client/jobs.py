@@ -192,8 +192,8 @@ class Jobs:
     def _blob_file(self, job: Job) -> Iterator[Path | None]:
         """The file of the task's parameters; None where there are none, or where they are small and came in the message."""
         match job.task.instruction.parameters:
-            case Blob(digest=digest):
-                with self._bench.cache.pinned(digest) as path:
+            case Blob() as blob:
+                with self._bench.cache.pinned(blob) as path:
                     yield path
             case _:
                 yield None

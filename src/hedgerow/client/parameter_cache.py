@@ -1,7 +1,8 @@
 """The parameters that tasks start from, as files named by digest: fetched once, shared by tasks, bounded on disk.
 
 A round's evaluation and the next round's training start from the same parameters; the second one finds them here. Files in use
-are pinned; of the others the least recently used go first when the folder grows beyond its bound.
+are pinned; of the others the least recently used go first when the folder grows beyond its bound. The one that was used last
+stays until others are to be fetched, however large it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hedgerow.records import Blob
 
 log = logging.getLogger(__name__)
 
-MAX_CACHE_BYTES = 4 * 1024**3
+MAX_CACHE_BYTES = 256 * 1024**2
 MAX_CACHE_FILES = 4
 """A run needs its newest parameters alone; older ones would only be written to disk for nothing."""
 
@@ -26,7 +27,7 @@ class ParameterCache:
 
     Args:
         folder: Where the files are; what is there from before is used.
-        max_bytes: Bound on the sum of the files; those in use stay all the same.
+        max_bytes: Bound on the sum of the files; those in use, and the one that was used last, stay all the same.
         max_files: Bound on their number.
     """
 
@@ -52,9 +53,12 @@ class ParameterCache:
             return False
 
     @contextmanager
-    def pinned(self, digest: str) -> Iterator[Path]:
-        """Keep the file while it is used; afterwards it is the most recently used one."""
+    def pinned(self, blob: Blob) -> Iterator[Path]:
+        """Keep the file while it is used; afterwards it is the most recently used one. There is room for it then."""
+        digest = blob.digest
         self._pins[digest] += 1
+        if not self.has(blob):
+            self._evict(coming=blob.size)
         try:
             yield self.path(digest)
         finally:
@@ -67,11 +71,14 @@ class ParameterCache:
                 self._sizes[digest] = path.stat().st_size
             self._evict()
 
-    def _evict(self) -> None:
-        total = sum(self._sizes.values())
-        for name in [n for n in self._sizes if n.removesuffix(".part") not in self._pins]:
-            if total <= self._max_bytes and len(self._sizes) <= self._max_files:
+    def _evict(self, coming: int | None = None) -> None:
+        """Remove files until the bounds are met, also with one that is to come; without that the newest stays."""
+        total, count = sum(self._sizes.values()) + (coming or 0), len(self._sizes) + (coming is not None)
+        old = list(self._sizes) if coming is not None else list(self._sizes)[:-1]
+        for name in [n for n in old if n.removesuffix(".part") not in self._pins]:
+            if total <= self._max_bytes and count <= self._max_files:
                 return
+            count -= 1
             total -= self._sizes.pop(name)
             (self._folder / name).unlink(missing_ok=True)
             log.debug("Removed the parameters %s from the cache", name)

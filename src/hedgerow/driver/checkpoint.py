@@ -5,9 +5,10 @@
     checkpoints/round-000003/
         parameters.safetensors   the model; any safetensors tool reads it
         strategy.safetensors     tensors of the strategy's state
-        state.json               the rest, and size and SHA-256 of the two
+        state.json               the rest, and size and BLAKE3-256 of the two
 
-It is written under a hidden name and renamed when all of it is on the disk. The newest one counts; older ones are removed.
+It is written under a hidden name and renamed when all of it is on the disk. Parameters that lie in a file already get a second
+name there, and are not written again. The newest one counts; older ones are removed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hedgerow.copies import copied
 from hedgerow.driver.durable import (
     check_file,
     hidden_name,
+    link_new,
     of_type,
     read_sealed,
     rename,
@@ -38,7 +40,7 @@ from hedgerow.wire import tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _FILES = ("parameters", "strategy")
 
 
@@ -71,44 +73,88 @@ class Checkpoint:
     pending: Sequence[tuple[int, str]] = ()
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into the folder of all of them, then remove what it replaces.
+def checkpoint_path(folder: Path, server_round: int) -> Path:
+    """The checkpoint of a round in the folder of all of them."""
+    return folder / f"round-{server_round:06d}"
+
+
+class PreparedCheckpoint:
+    """A checkpoint that can be written while the run goes on: strategy and history may change meanwhile.
+
+    Args:
+        checkpoint: What is known.
+        file: A file that holds the parameters already, and stays until the checkpoint is written; None where there is none.
 
     Raises:
-        InvalidArgument: The strategy's state holds something that cannot be kept; nothing has changed then.
+        InvalidArgument: The strategy's state holds something that cannot be kept.
     """
-    path = folder / f"round-{checkpoint.round:06d}"
-    encoder = Encoder()
-    content = {
-        "format": FORMAT,
-        "run_id": checkpoint.run_id,
-        "round": checkpoint.round,
-        "strategy": checkpoint.strategy,
-        "strategy_state": encoder.encode(checkpoint.strategy_state, "state_dict()"),
-        "history": encoder.encode(checkpoint.history, "history"),
-        "cursor": checkpoint.cursor,
-        "manifest": checkpoint.manifest,
-        "manifest_bytes": checkpoint.manifest_bytes,
-        "pending": [list(one) for one in checkpoint.pending],
-        "files": {},
-    }
-    hidden = hidden_name(path)
-    hidden.mkdir()
-    try:
-        for name, values in zip(_FILES, (checkpoint.parameters, encoder.tensors), strict=True):
-            size, digest = write_new(hidden / f"{name}.safetensors", tensors.chunks(values))
-            content["files"][name] = {"size": size, "sha256": digest}
-            copied("parameters to a checkpoint", size)
-        write_new(hidden / "state.json", [seal(content)])
-        sync_folder(hidden)
-        rename(hidden, path)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
-    for other in folder.iterdir():
-        if other != path:
-            shutil.rmtree(other, ignore_errors=True)
-    log.debug("Saved checkpoint of round %s in %s", checkpoint.round, path, extra={"action": "checkpoint_saved"})
+
+    def __init__(self, checkpoint: Checkpoint, file: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        self._file = file
+        self._encoder = Encoder()
+        self._state = self._encoder.encode(checkpoint.strategy_state, "state_dict()")
+        self._history = self._encoder.encode(checkpoint.history, "history")
+
+    def write(self, folder: Path, manifest_bytes: int) -> None:
+        """Write it into the folder of all of them, then remove what it replaces.
+
+        Args:
+            folder: The folder of all checkpoints.
+            manifest_bytes: Size of the manifest's file with the round's line.
+        """
+        path = checkpoint_path(folder, self.checkpoint.round)
+        content = self._content(manifest_bytes)
+        hidden = hidden_name(path)
+        hidden.mkdir()
+        try:
+            for name, written in zip(_FILES, (self._write_parameters, self._write_tensors), strict=True):
+                size, digest = written(hidden / f"{name}.safetensors")
+                content["files"][name] = {"size": size, "blake3_256": digest}
+            write_new(hidden / "state.json", [seal(content)])
+            sync_folder(hidden)
+            rename(hidden, path)
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        for other in folder.iterdir():
+            if other != path:
+                shutil.rmtree(other, ignore_errors=True)
+        log.debug("Saved checkpoint of round %s in %s", self.checkpoint.round, path, extra={"action": "checkpoint_saved"})
+
+    def _write_parameters(self, path: Path) -> tuple[int, str]:
+        if self._file is not None:
+            try:
+                return link_new(path, self._file)
+            except OSError as error:
+                log.debug("%s cannot get a second name: %s", self._file, error)
+                path.unlink(missing_ok=True)
+        return self._copied(self.checkpoint.parameters, path)
+
+    def _write_tensors(self, path: Path) -> tuple[int, str]:
+        return self._copied(self._encoder.tensors, path)
+
+    @staticmethod
+    def _copied(parameters: Parameters, path: Path) -> tuple[int, str]:
+        size, digest = write_new(path, tensors.chunks(parameters))
+        copied("parameters to a checkpoint", size)
+        return size, digest
+
+    def _content(self, manifest_bytes: int) -> dict[str, Any]:
+        checkpoint = self.checkpoint
+        return {
+            "format": FORMAT,
+            "run_id": checkpoint.run_id,
+            "round": checkpoint.round,
+            "strategy": checkpoint.strategy,
+            "strategy_state": self._state,
+            "history": self._history,
+            "cursor": checkpoint.cursor,
+            "manifest": checkpoint.manifest,
+            "manifest_bytes": manifest_bytes,
+            "pending": [list(one) for one in checkpoint.pending],
+            "files": {},
+        }
 
 
 def read_checkpoint(folder: Path, run_id: str) -> Checkpoint | None:

@@ -24,6 +24,7 @@ from hedgerow.certificates import Tls
 from hedgerow.driver.acknowledgements import Acknowledgements
 from hedgerow.driver.config import DriverLimits
 from hedgerow.driver.connection import Connection
+from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.restored import Retold
 from hedgerow.driver.watcher import Mirror, NodesChanged, Watcher
@@ -58,6 +59,10 @@ class Driver:
         identity: Who the driver is; None for a new identity. A run belongs to the driver that opened it.
         server_id: The state of the server at which the run was opened; "" where that is not known yet.
         after_result: Results up to this cursor are not needed any longer.
+        files: Where large parameters of the driver lie; None for a folder of its own. Closed with the driver.
+
+    Attributes:
+        files: The same.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Driver:
         identity: Identity | None = None,
         server_id: str = "",
         after_result: int = 0,
+        files: ParameterFiles | None = None,
     ) -> None:
         self.limits = limits or DriverLimits()
         self.address = Address.parse(server_address, DEFAULT_PORT)
@@ -81,6 +87,7 @@ class Driver:
         self.identity = identity or Identity.fresh(Role.DRIVER)
         self._server_id = server_id
         self._after_result = after_result
+        self.files = files or ParameterFiles()
         self._tls = None if tls is None else tls.check(Role.DRIVER, Role.OPERATOR)
         self._reconnect = self.limits.limit("reconnect_s")
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
@@ -99,7 +106,7 @@ class Driver:
             WaitTimeout: The server did not come.
             HedgerowError: The server refused.
         """
-        self._payloads = Payloads(self._connection, self.run_id, self._tls, self._reconnect)
+        self._payloads = Payloads(self._connection, self.run_id, self._tls, self._reconnect, self.files)
         request = driver_pb2.CreateRunRequest(run_id=self.run_id, name=self.run_name, seed=self.seed, server_id=self._server_id)
         silent = self.limits.limit("watch_silent_s")
         self._watcher = Watcher(
@@ -351,6 +358,7 @@ class Driver:
             self.mirror.abort(HedgerowError("The driver was closed."))
         if self._payloads is not None:
             self._payloads.close()
+        self.files.close()
         self._connection.close()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:

@@ -12,8 +12,11 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+
+import blake3
 
 from hedgerow.errors import CorruptData
 
@@ -37,8 +40,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o644) -> tuple[int, str]:
-    """Write a file that is not there yet and bring its bytes to the disk; returns its size and its SHA-256."""
-    digest, size = hashlib.sha256(), 0
+    """Write a file that is not there yet and bring its bytes to the disk; returns its size and its BLAKE3-256."""
+    digest, size = blake3.blake3(), 0
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         for chunk in chunks:
             digest.update(chunk)
@@ -48,6 +51,21 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o64
         file.flush()
         os.fsync(file.fileno())
     return size, digest.hexdigest()
+
+
+def link_new(path: Path, source: Path) -> tuple[int, str]:
+    """Give a file another name and bring its bytes to the disk; returns its size and its BLAKE3-256.
+
+    Raises:
+        OSError: The file system has no second names, or is another one.
+    """
+    os.link(source, path)
+    digest = blake3.blake3()
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        for chunk in _blocks(file):
+            digest.update(chunk)
+        return file.tell(), digest.hexdigest()
 
 
 def rename(hidden: Path, path: Path) -> None:
@@ -118,19 +136,26 @@ def of_type(value: Json, kind: type[T]) -> T:
     return value
 
 
-def check_file(path: Path, size: int, sha256: str) -> None:
+def check_file(path: Path, size: int, blake3_256: str) -> None:
     """See whether a file has this size and digest.
 
     Raises:
         CorruptData: It has not, or is not there.
     """
-    digest = hashlib.sha256()
+    digest = blake3.blake3()
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
-            while found == size and (chunk := file.read(_READ_BYTES)):
+            for chunk in _blocks(file) if found == size else ():
                 digest.update(chunk)
     except (FileNotFoundError, *_NO_FILE):
         raise CorruptData(f"{path} is missing. Restore it from a copy, or start a new run.") from None
-    if found != size or digest.hexdigest() != sha256:
+    if found != size or digest.hexdigest() != blake3_256:
         raise CorruptData(f"{path} is damaged ({found:,} of {size:,} bytes). Restore it from a copy, or start a new run.")
+
+
+def _blocks(file: FileIO) -> Iterator[memoryview]:
+    """What is in a file, piece by piece; each piece lies where the one before it was."""
+    block = memoryview(bytearray(_READ_BYTES))
+    while count := file.readinto(block):
+        yield block[:count]

@@ -22,6 +22,7 @@ from typing import TypeVar
 from hedgerow.certificates import Tls
 from hedgerow.copies import copied
 from hedgerow.driver.connection import Connection
+from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.errors import HedgerowError, LimitReached, NotFound, Unavailable
 from hedgerow.records import Blob, DataPlane, Parameters, Payload
 from hedgerow.waits import Backoff, Limit
@@ -44,12 +45,14 @@ class Payloads:
         run_id: The run on whose behalf blobs travel.
         tls: What to connect with; None for HTTP without TLS.
         reconnect: How long the server may be away during a transfer.
+        files: Parameters that lie in files already.
 
     Attributes:
         has_blobs: Whether any parameters have travelled as a blob.
     """
 
-    def __init__(self, connection: Connection, run_id: str, tls: Tls | None, reconnect: Limit) -> None:
+    def __init__(self, connection: Connection, run_id: str, tls: Tls | None, reconnect: Limit, files: ParameterFiles) -> None:
+        self._files = files
         self._connection = connection
         self._run_id = run_id
         self._ssl = None if tls is None else tls.https_client()
@@ -137,15 +140,18 @@ class Payloads:
         if size < self._plane.inline_max_bytes:
             copied("parameters to a message", size)
             return tensors.dumps(parameters)
-        path = self._new_path()
-        with path.open("xb") as file:
-            tensors.write(parameters, file)
-        copied("parameters to a file", size)
+        own = self._files.path(parameters)
+        path = own or self._new_path()
+        if own is None:
+            with path.open("xb", buffering=0) as file:
+                tensors.write(parameters, file)
+            copied("parameters to a file", size)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:
             blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload", threading.Event())
         finally:
-            path.unlink(missing_ok=True)
+            if own is None:
+                path.unlink(missing_ok=True)
         log.debug("Uploaded parameters of %d bytes", blob.size, extra={"action": "parameters_uploaded", "digest": blob.digest})
         return blob
 

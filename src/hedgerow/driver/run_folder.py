@@ -6,6 +6,7 @@
     lock               held while a driver works
     checkpoints/       the newest one (checkpoint.py)
     tasks/             what was asked since (journal.py)
+    .parameters-…      parameters in use by the driver (parameter_files.py)
     manifest.jsonl     one line for each round: who was asked, and what came of it
 
 A folder holds one run. Other files may lie in it.
@@ -21,9 +22,10 @@ from pathlib import Path
 
 import filelock
 
-from hedgerow.driver.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hedgerow.driver.checkpoint import Checkpoint, PreparedCheckpoint, checkpoint_path, read_checkpoint
 from hedgerow.driver.durable import of_type, read_sealed, sync_folder, unpacking, write_sealed
 from hedgerow.driver.journal import Journal
+from hedgerow.driver.parameter_files import PREFIX
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.security import Identity, Role
 from hedgerow.wire.convert import check_id
@@ -107,7 +109,12 @@ class RunFolder:
                 if not part.is_dir():
                     raise CorruptData(f"{part} is missing. Restore it from a copy, or start a new run.")
             # Half-written when a driver died.
-            for left in (*folder._checkpoints.glob(".*"), *folder.journal.path.glob(".*"), *path.glob(".run.json.*")):
+            for left in (
+                *folder._checkpoints.glob(".*"),
+                *folder.journal.path.glob(".*"),
+                *path.glob(".run.json.*"),
+                *path.glob(f"{PREFIX}*"),
+            ):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             folder.journal.check()
         except BaseException:
@@ -124,6 +131,10 @@ class RunFolder:
         if self.record.server_id != server_id:
             self.record = replace(self.record, server_id=server_id)
             self._write_record()
+
+    def parameters_file(self, server_round: int) -> Path:
+        """Where the parameters of a round's checkpoint lie."""
+        return checkpoint_path(self._checkpoints, server_round) / "parameters.safetensors"
 
     def read_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint; the manifest is cut to what it had then.
@@ -145,25 +156,31 @@ class RunFolder:
             os.truncate(self._manifest, size)
         return checkpoint
 
-    def write_checkpoint(self, checkpoint: Checkpoint, cursor: int) -> None:
-        """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
+    def prepare_checkpoint(self, checkpoint: Checkpoint, cursor: int, file: Path | None = None) -> PreparedCheckpoint:
+        """A checkpoint that :meth:`write_checkpoint` takes, now or while the next round goes on.
 
         Args:
             checkpoint: What is known.
             cursor: Taken where the checkpoint has none.
+            file: A file that holds the parameters already; None where there is none.
 
         Raises:
             InvalidArgument: The strategy's state cannot be kept.
         """
+        if checkpoint.cursor is not None:
+            cursor = checkpoint.cursor
+        return PreparedCheckpoint(replace(checkpoint, run_id=self.record.run_id, cursor=cursor), file)
+
+    def write_checkpoint(self, prepared: PreparedCheckpoint) -> None:
+        """Keep a checkpoint, which takes the place of the one before, and its line of the manifest."""
+        checkpoint = prepared.checkpoint
         if checkpoint.manifest:
             with self._manifest.open("a", encoding="utf-8") as file:
                 file.write(checkpoint.manifest + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         size = self._manifest.stat().st_size if self._manifest.exists() else 0
-        if checkpoint.cursor is not None:
-            cursor = checkpoint.cursor
-        write_checkpoint(self._checkpoints, replace(checkpoint, run_id=self.record.run_id, cursor=cursor, manifest_bytes=size))
+        prepared.write(self._checkpoints, size)
         self.journal.forget(checkpoint.round, checkpoint.pending)
 
     def _write_record(self) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from hedgerow.aggregation.updates import UpdateSpec
@@ -21,6 +22,7 @@ from hedgerow.driver.config import ServerConfig
 from hedgerow.driver.exchange import Exchange
 from hedgerow.driver.history import History, NodeFailure
 from hedgerow.driver.manifest import NOBODY, NOT_FOLDED, NOT_VALID, NodeEntry, manifest_line, not_asked_entries, phase_entries
+from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.driver.results import Failed, Results
 from hedgerow.errors import ConfigError, InvalidArgument, TaskFailed
 from hedgerow.records import Code, EvaluateRes, FitRes, GetParametersIns, Kind, Metrics, Parameters
@@ -38,8 +40,19 @@ EvaluateRound: TypeAlias = tuple[float | None, Metrics, tuple[EvaluateResults, F
 class Record(Protocol):
     """What keeps a run's rounds, so that another process can take the run up."""
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """A round is over; when this returns, it stays so."""
+    def write(self, checkpoint: Checkpoint, kept: Callable[[], None]) -> None:
+        """A round is over. ``kept`` is called when it stays so: before this returns, or while the next round goes on.
+
+        Raises:
+            Exception: What went wrong with this round, or with the one before it.
+        """
+
+    def settle(self) -> None:
+        """Wait until all rounds are kept.
+
+        Raises:
+            Exception: What went wrong.
+        """
 
 
 class Server:
@@ -58,6 +71,7 @@ class Server:
         self.history = History()
         self._exchange: Exchange | None = None
         self._record: Record | None = None
+        self._files: ParameterFiles | None = None
         self._taken_up: Checkpoint | None = None
         self._config = ServerConfig()
         self._phases: dict[str, list[NodeEntry]] = {}
@@ -74,10 +88,14 @@ class Server:
         """Whom to tell when a round is over; :func:`~hedgerow.driver.start_driver` calls this."""
         self._callbacks = Callbacks(callbacks)
 
-    def attach(self, exchange: Exchange, record: Record | None = None) -> None:
-        """What carries instructions to clients, and what keeps rounds; :func:`~hedgerow.driver.start_driver` calls this."""
+    def attach(self, exchange: Exchange, record: Record | None = None, files: ParameterFiles | None = None) -> None:
+        """What carries instructions to clients, what keeps rounds, and where large parameters lie.
+
+        :func:`~hedgerow.driver.start_driver` calls this.
+        """
         self._exchange = exchange
         self._record = record
+        self._files = files
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Go on after a round that an earlier process of the same run has finished; comes before :meth:`fit`.
@@ -129,6 +147,7 @@ class Server:
             timeout: Seconds that clients have for each fit and evaluate; None for as long as it takes.
         """
         done = self._taken_up
+        self.strategy.room = self._files
         if done is None:
             self._initialize(timeout)
         else:
@@ -146,6 +165,8 @@ class Server:
                 self._start_round(server_round)
                 self._run_round(server_round, timeout, started)
                 stop = self._tell_round_ended(server_round, self._finish_round(server_round))
+            if self._record is not None:
+                self._record.settle()
         finally:
             self._callbacks.run_ended(self.history)
         if stop:
@@ -172,7 +193,7 @@ class Server:
     def _initialize(self, timeout: float | None) -> None:
         self._start_round(0)
         log.info("Initializing global parameters")
-        self.parameters = self._get_initial_parameters(timeout)
+        self.parameters = self._filed(self._get_initial_parameters(timeout))
         log.info("Evaluating initial parameters")
         evaluated = self.strategy.evaluate(0, self.parameters)
         if evaluated is not None:
@@ -186,14 +207,22 @@ class Server:
         reason = self.history.invalid_rounds.get(server_round, self._nobody)
         manifest = manifest_line(server_round, reason, self._phases) if server_round else ""
         rounds = self._asynchronous
-        if self._record is not None:
+        kept = partial(
+            self.exchange.finish_round, server_round, manifest, None if rounds is None else rounds.flights.oldest_round
+        )
+        if self._record is None:
+            kept()
+        else:
             name, state = type(self.strategy).__name__, self.strategy.state_dict()
             checkpoint = Checkpoint(server_round, self.parameters, name, state, self.history.state_dict(), manifest)
             if rounds is not None:
                 checkpoint = replace(checkpoint, cursor=rounds.cursor, pending=rounds.flights.pending)
-            self._record.write(checkpoint)
-        self.exchange.finish_round(server_round, manifest, None if rounds is None else rounds.flights.oldest_round)
+            self._record.write(checkpoint, kept)
         return manifest
+
+    def _filed(self, parameters: Parameters) -> Parameters:
+        """Large parameters as views of a file: sent and kept from there, they need not be held."""
+        return parameters if self._files is None else self._files.filed(parameters)
 
     def _run_round(self, server_round: int, timeout: float | None, started: float) -> None:
         if isinstance(self.strategy, AsynchronousStrategy):
@@ -202,7 +231,7 @@ class Server:
             fitted = self.fit_round(server_round, timeout)
         if fitted is not None:
             if fitted[0] is not None and len(fitted[0]):
-                self.parameters = fitted[0]
+                self.parameters = self._filed(fitted[0])
             self.history.add_metrics_distributed_fit(server_round, fitted[1])
         del fitted  # the updates are not needed any longer
         evaluated = self.strategy.evaluate(server_round, self.parameters)

@@ -13,12 +13,13 @@ from pathlib import Path
 from hedgerow import logs
 from hedgerow.certificates import Tls
 from hedgerow.driver.callbacks import Callback
-from hedgerow.driver.checkpoint import Checkpoint
 from hedgerow.driver.client_manager import SimpleClientManager
 from hedgerow.driver.config import DriverLimits, ServerConfig
 from hedgerow.driver.driver import DEFAULT_PORT, DEFAULT_SERVER_ADDRESS, Driver
 from hedgerow.driver.exchange import DriverExchange, NodeProxy
 from hedgerow.driver.history import History
+from hedgerow.driver.parameter_files import ParameterFiles
+from hedgerow.driver.record import FolderRecord
 from hedgerow.driver.run_folder import RunFolder, RunRecord
 from hedgerow.driver.server import Server
 from hedgerow.errors import ConfigError, HedgerowError, InvalidTransition, RunEnded
@@ -200,6 +201,9 @@ class _Run:
             seed = self._config.seed
             return Driver(address, tls=tls, run_name=run_name, seed=seed, limits=limits)
         record = self._folder.record
+        files = ParameterFiles(self._folder.path)
+        if self._checkpoint is not None:
+            files.adopt(self._checkpoint.parameters, self._folder.parameters_file(self._checkpoint.round))
         return Driver(
             address,
             tls=tls,
@@ -210,6 +214,7 @@ class _Run:
             identity=record.identity,
             server_id=record.server_id,
             after_result=0 if self._checkpoint is None else self._checkpoint.cursor or 0,
+            files=files,
         )
 
     def _check(self, driver: Driver) -> None:
@@ -231,28 +236,15 @@ class _Run:
         manager, folder = self._server.client_manager(), self._folder
         exchange = DriverExchange(driver, manager, None if folder is None else folder.journal, self._config)
         self._server.configure(self._config)
-        self._server.attach(exchange, None if folder is None else _Record(folder, driver))
+        record = None if folder is None else FolderRecord(folder, driver)
+        self._server.attach(exchange, record, driver.files)
         ClientRegister(driver, exchange, manager).follow()
         try:
             return self._server.fit(num_rounds=self._config.num_rounds, timeout=self._config.round_timeout)
         finally:
             exchange.close()
-
-
-class _Record:
-    """Keeps rounds in the run's folder."""
-
-    def __init__(self, folder: RunFolder, driver: Driver) -> None:
-        self._folder = folder
-        self._driver = driver
-
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Everything that came so far belongs to this round or an earlier one."""
-        server_id = (
-            self._driver.watcher.server_id
-        )  # asked first: of two states, an old one with a new cursor is the harmless mixture
-        self._folder.write_checkpoint(checkpoint, self._driver.mirror.cursor)
-        self._folder.note_server(server_id)
+            if record is not None:
+                record.close()
 
 
 def _log_history(history: History) -> None:

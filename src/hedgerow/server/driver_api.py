@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import DataPlane, RunState
+from hedgerow.records import DataPlane, RunState, Task
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
@@ -60,6 +61,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self._background = background
         self._notifier = notifier
         self._data_plane = convert.data_plane_to_proto(data_plane)
+        self._pushing: set[asyncio.Task[driver_pb2.PushTasksReply]] = set()
         self._watches: Counter[str] = Counter()  # streams that are open, by run: an old one may end after a newer one began
 
     @call(Role.DRIVER)
@@ -95,6 +97,13 @@ class Driver(driver_pb2_grpc.DriverServicer):
         foreign = next((task for task in tasks if task.run_id != request.run_id), None)
         if foreign is not None:
             raise InvalidArgument(f"The task {foreign.task_id} belongs to the run {foreign.run_id}, not to {request.run_id}.")
+        # To its end also when the driver dies meanwhile: what is marked as sent in the store must be sent.
+        pushing = asyncio.get_running_loop().create_task(self._push(who, request, tasks))
+        self._pushing.add(pushing)
+        pushing.add_done_callback(self._pushing.discard)
+        return await asyncio.shield(pushing)
+
+    async def _push(self, who: Identity, request: driver_pb2.PushTasksRequest, tasks: list[Task]) -> driver_pb2.PushTasksReply:
         pushed = await self._store.push_tasks(who, request.run_id, tasks)
         for kind, count in Counter(task.instruction.kind for task in tasks).items():
             log.info("Received %d %s task(s) from the driver of run %s", count, kind, request.run_id)

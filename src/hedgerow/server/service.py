@@ -125,7 +125,7 @@ class Service:
         shares.tell(await self._nodes_at_hand(store))
         fleet = Fleet(store, self.sessions, self.bells, grants, self._background, plane, self._gate, admission, shares)
 
-        server = grpc.aio.server(options=[*options.grpc, (MAX_CONNECTIONS, shares.connections)])
+        server = grpc.aio.server(options=options.grpc)
         driver_pb2_grpc.add_DriverServicer_to_server(driver, hurried(server, options.request_s))
         operator = Operator(store, self.sessions, notifier, clock, admission)
         operator_pb2_grpc.add_OperatorServicer_to_server(operator, hurried(server, options.request_s))
@@ -137,7 +137,7 @@ class Service:
         self.driver_address = await self._listen(server, options.driver_address, "--driver-api-address")
         log.info("Flower ECE: Starting Driver API (gRPC-rere) on %s", self.driver_address.text)
 
-        server = grpc.aio.server(options=options.grpc)
+        server = grpc.aio.server(options=[*options.grpc, (MAX_CONNECTIONS, shares.connections)])
         fleet_pb2_grpc.add_FleetServicer_to_server(fleet, hurried(server, options.request_s))
         self._add_standard_services(server, fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name)
         self.fleet_address = await self._listen(server, options.fleet_address, "--fleet-api-address")

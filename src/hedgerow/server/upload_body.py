@@ -77,7 +77,7 @@ class UploadBody(asyncio.BufferedProtocol):
                 with self._pace.waiting() as limit:
                     await wait(self._changed.wait(), limit, self._pace.what)
             except WaitTimeout:
-                if not self._changed.is_set():  # else bytes came at the very end
+                if self._left:  # else the last bytes came at the very end
                     raise
         if self._full:
             self._given = self._full.popleft()

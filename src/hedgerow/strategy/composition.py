@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hedgerow.aggregation.blocks import Room
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import EvaluateIns, FitIns, Metrics, Parameters, parameters_to_ndarrays
@@ -39,6 +40,15 @@ class Composed(Strategy):
     def min_available_clients(self) -> int:  # type: ignore[override]  # settable where the one inside is
         """That of the strategy inside."""
         return self.strategy.min_available_clients
+
+    @property
+    def room(self) -> Room | None:
+        """That of the strategy inside."""
+        return self.strategy.room
+
+    @room.setter
+    def room(self, room: Room | None) -> None:
+        self.strategy.room = room
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
         """Left to the strategy inside."""

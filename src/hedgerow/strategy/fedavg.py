@@ -155,7 +155,7 @@ class FedAvg(Strategy):
     def aggregate_fit(self, server_round: int, results: FitResults, failures: Failures) -> tuple[Parameters | None, Metrics]:
         """The weighted mean, folded while results arrive."""
         mean, metrics = self._fold_fit(server_round, results, failures)
-        return (None, metrics) if mean is None else (mean.result(self._dtypes), metrics)
+        return (None, metrics) if mean is None else (mean.result(self._dtypes, self.room), metrics)
 
     def aggregate_evaluate(self, server_round: int, results: EvaluateResults, failures: Failures) -> tuple[float | None, Metrics]:
         """The mean loss, weighted by the numbers of examples."""

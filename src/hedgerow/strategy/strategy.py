@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from hedgerow.aggregation.blocks import Room
 from hedgerow.aggregation.updates import UpdateSpec
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import EvaluateIns, EvaluateRes, FitIns, FitRes, Metrics, Parameters
@@ -27,9 +28,12 @@ class Strategy(ABC):
     Attributes:
         min_available_clients: How many clients must be there before one of them is asked for initial parameters. Which one is
             asked depends on the run's seed and on who is there.
+        room: Where ``aggregate_fit`` may put new parameters block by block, so that they are not held; set by the driver. A
+            strategy that gives arrays need not know of it.
     """
 
     min_available_clients: int = 1
+    room: Room | None = None
 
     @abstractmethod
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:

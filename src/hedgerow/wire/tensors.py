@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from hedgerow.errors import CorruptData, InvalidArgument
-from hedgerow.records import NDArray, Parameters
+from hedgerow.records import Layout, NDArray, Parameters
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_TENSORS = 32_768
@@ -66,14 +66,27 @@ def header(parameters: Parameters) -> bytes:
     Raises:
         InvalidArgument: A name or dtype cannot be stored, or a limit is exceeded; the message names the tensor.
     """
-    if len(parameters) > MAX_TENSORS:
-        raise InvalidArgument(f"{len(parameters)} tensors are too many; at most {MAX_TENSORS} can be stored.")
+    for name, array in parameters.items():
+        if isinstance(array, np.ma.MaskedArray):
+            raise InvalidArgument(f"The tensor {_short(name)} is a masked array; fill it first (array.filled(...)).")
+    return header_of(layout_of(parameters))
+
+
+def header_of(layout: Layout) -> bytes:
+    """The same for tensors that need not be there yet.
+
+    Raises:
+        InvalidArgument: As for :func:`header`.
+    """
+    if len(layout) > MAX_TENSORS:
+        raise InvalidArgument(f"{len(layout)} tensors are too many; at most {MAX_TENSORS} can be stored.")
     entries: dict[str, dict[str, object]] = {}
     offset = 0
-    for name, array in parameters.items():
+    for name, (shape, dtype) in layout.items():
         _check_name(name)
-        end = offset + array.nbytes
-        entries[name] = {"dtype": _dtype_name(name, array), "shape": list(array.shape), "data_offsets": [offset, end]}
+        dtype_name = _dtype_name(name, shape, dtype)
+        end = offset + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": dtype_name, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -82,6 +95,11 @@ def header(parameters: Parameters) -> bytes:
             f"The names and shapes need {len(text):,} bytes of header; at most {MAX_HEADER_BYTES:,} are allowed."
         )
     return len(text).to_bytes(8, "little") + text
+
+
+def layout_of(parameters: Parameters) -> Layout:
+    """Names, shapes and dtypes."""
+    return {name: (array.shape, array.dtype) for name, array in parameters.items()}
 
 
 def chunks(parameters: Parameters) -> Iterator[memoryview]:
@@ -123,11 +141,34 @@ def write(parameters: Parameters, file: BinaryIO) -> int:
     Raises:
         InvalidArgument: As for :func:`header`; nothing is written then.
     """
-    size = 0
-    for chunk in chunks(parameters):
-        size += len(chunk)
-        while chunk:  # a raw file writes at most 2 GB at once
-            chunk = chunk[file.write(chunk) :]
+    return sum(_write_all(chunk, file) for chunk in chunks(parameters))
+
+
+def write_blocks(layout: Layout, blocks: Iterable[NDArray], file: BinaryIO) -> int:
+    """Write a file whose tensors come in pieces, and return its size in bytes.
+
+    Args:
+        layout: Names, shapes and dtypes.
+        blocks: The tensors' elements in C order, one tensor after the other, as one-dimensional arrays of the tensor's dtype that
+            fill all tensors exactly; a block may be changed when the next one is asked for.
+        file: Where they go.
+
+    Raises:
+        InvalidArgument: As for :func:`header`; nothing is written then. Or the blocks do not fill the tensors.
+    """
+    size = _write_all(memoryview(header_of(layout)), file)
+    following = iter(blocks)
+    for name, (shape, dtype) in layout.items():
+        left = math.prod(shape)
+        while left:
+            block = next(following, None)
+            if block is None or block.dtype != dtype or not 0 < block.size <= left:
+                found = "nothing" if block is None else f"{block.size} of {block.dtype}"
+                raise InvalidArgument(f"The tensor {_short(name)} needs {left} more elements of {dtype}; {found} came.")
+            size += _write_all(_raw(block), file)
+            left -= block.size
+    if next(following, None) is not None:
+        raise InvalidArgument("There are more elements than the tensors have.")
     return size
 
 
@@ -196,15 +237,20 @@ def _name_problem(name: str) -> str | None:
     return f"has {size} bytes, more than {MAX_NAME_BYTES}" if size > MAX_NAME_BYTES else None
 
 
-def _dtype_name(name: str, array: NDArray) -> str:
-    if isinstance(array, np.ma.MaskedArray):
-        raise InvalidArgument(f"The tensor {_short(name)} is a masked array; fill it first (array.filled(...)).")
-    if array.ndim > MAX_DIMENSIONS:
-        raise InvalidArgument(f"The tensor {_short(name)} has {array.ndim} dimensions, more than {MAX_DIMENSIONS}.")
-    found = _NAMES.get(array.dtype.newbyteorder("="))
+def _write_all(chunk: memoryview, file: BinaryIO) -> int:
+    size = len(chunk)
+    while chunk:  # a raw file writes at most 2 GB at once
+        chunk = chunk[file.write(chunk) :]
+    return size
+
+
+def _dtype_name(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidArgument(f"The tensor {_short(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}.")
+    found = _NAMES.get(dtype.newbyteorder("="))
     if found is None:
         raise InvalidArgument(
-            f"The tensor {_short(name)} has the dtype {array.dtype}, which cannot be stored. Convert it to one of: "
+            f"The tensor {_short(name)} has the dtype {dtype}, which cannot be stored. Convert it to one of: "
             f"{', '.join(str(dtype) for dtype in _NAMES)}."
         )
     return found

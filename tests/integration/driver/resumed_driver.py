@@ -13,12 +13,13 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hedgerow.aggregation.mean import WeightedMean
-from hedgerow.driver import Callback, CsvReport, RoundEnd, Server, ServerConfig, checkpoint, driver, start_driver
+from hedgerow.driver import Callback, CsvReport, RoundEnd, Server, ServerConfig, checkpoint, driver, parameter_files, start_driver
 from hedgerow.driver.acknowledgements import ANSWERED, Acknowledgements
 from hedgerow.driver.journal import Journal
 from hedgerow.driver.results import Results
@@ -30,6 +31,7 @@ from hedgerow.wire import tensors
 ROUNDS = 3
 SEED = 38
 """With this one, the first and the second choice of a round are different clients."""
+PUSHED_S = 30.0
 DEADLY = 2
 """The round in which the driver dies, unless the step says otherwise."""
 
@@ -91,6 +93,20 @@ def in_the_push() -> None:
     before(driver.Driver, "_push", second(is_first("fit")))
 
 
+def in_the_next_round() -> None:
+    """The checkpoint is not there yet when the tasks of the next round are at the server."""
+    pushed, original = threading.Event(), driver.Driver.push
+
+    def push(self: Any, tasks: Any) -> Any:
+        done = original(self, tasks)
+        if tasks[0].round == DEADLY + 1 and tasks[0].instruction.kind == "fit":
+            pushed.set()
+        return done
+
+    driver.Driver.push = push  # type: ignore[method-assign]
+    before(checkpoint, "rename", lambda hidden, path: checkpoint_of(DEADLY)(hidden, path) and pushed.wait(PUSHED_S))
+
+
 def is_first(kind: str) -> Callable[..., bool]:
     return lambda self, batch: now() and batch[0].instruction.kind == kind
 
@@ -126,6 +142,11 @@ STEPS: dict[str, Callable[[], None]] = {
     "before the end": lambda: before(driver.Driver, "end", lambda *args: True),
     "after the end": lambda: after(driver.Driver, "end", lambda *args: True),
 }
+LARGE_STEPS: dict[str, Callable[[], None]] = {
+    "while the next round goes on": in_the_next_round,
+    **{step: STEPS[step] for step in ("after the fold", "before the rename", "after the rename", "before the acknowledgement")},
+}
+"""For parameters that lie in files, and are kept while the next round goes on."""
 
 
 class Asking:
@@ -180,6 +201,7 @@ class Enough(Callback):
 STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "FedAvg": AskingFedAvg,
     "FedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
+    "LargeFedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.5, server_learning_rate=0.8),
     "FedAdam": AskingFedAdam,
     "Krum": AskingKrum,
     "Scaffold": functools.partial(AskingScaffold, server_learning_rate=0.9),
@@ -196,8 +218,10 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
         start_round(self, server_round)
 
     Server._start_round = started  # type: ignore[method-assign]
+    if strategy == "LargeFedAvgM":
+        parameter_files.MIN_BYTES = 1000
     if step:
-        STEPS[step]()
+        (STEPS | LARGE_STEPS)[step]()
     arguments: dict[str, Any] = {
         "fraction_fit": 0.7,
         "fraction_evaluate": 0.7,

@@ -29,7 +29,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     with Federation(tmp_path_factory.mktemp("federation"), env=ENVIRONMENT) as made:
         made.start_server()
         for name in NAMES:
-            made.start_client(name, "non_iid:client_app", Path(non_iid.__file__).parent)
+            made.start_client(name, "benchmarks.non_iid:client_app", Path(non_iid.__file__).parents[1])
         made.wait_for_sessions(len(NAMES))
         yield made
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
-from hedgerow.driver.checkpoint import Checkpoint
+from hedgerow.driver.checkpoint import PreparedCheckpoint
 from hedgerow.driver.run_folder import RunFolder
 from hedgerow.errors import NotFound
 from hedgerow.records import Blob, FitIns, Kind, Parameters, Task
@@ -164,10 +164,10 @@ def test_late_update_that_is_at_the_server_by_now_is_not_folded_when_the_run_is_
 
     write = RunFolder.write_checkpoint
 
-    def dying(folder: RunFolder, checkpoint: Checkpoint, cursor: int) -> None:
-        if checkpoint.round == 1:
+    def dying(folder: RunFolder, prepared: PreparedCheckpoint) -> None:
+        if prepared.checkpoint.round == 1:
             raise RuntimeError("dies")
-        write(folder, checkpoint, cursor)
+        write(folder, prepared)
 
     with fleet(tmp_path, at_the_client, ["a", "b", "c"]) as (service, _):
         with Driver(service.driver_address.text, limits=LIMITS) as asking:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 
-from tests.integration.driver.resumed_driver import ROUNDS, STEPS, STRATEGIES
+from tests.integration.driver.resumed_driver import LARGE_STEPS, ROUNDS, STEPS, STRATEGIES
 from tests.source_tree import ROOT
 
 LIMIT_S = 60
@@ -153,6 +153,7 @@ def undisturbed(site: Site) -> dict[str, dict[str, Any]]:
     ("strategy", "step"),
     [
         *((strategy, step) for strategy in ("FedAvg", "FedAvgM") for step in STEPS),
+        *(("LargeFedAvgM", step) for step in LARGE_STEPS),
         *((strategy, step) for strategy in ("FedAdam", "Krum") for step in ("while results arrive", "after the rename")),
         *(
             ("Scaffold", step)

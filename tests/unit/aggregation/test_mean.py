@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -17,8 +19,9 @@ from hypothesis.extra import numpy as hnp
 
 from hedgerow.aggregation import WeightedMean, weighted_loss_mean, weighted_mean
 from hedgerow.aggregation.blocks import BLOCK
+from hedgerow.aggregation.mean import HELD
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import Parameters
+from hedgerow.records import Layout, Parameters
 
 Array = npt.NDArray[Any]
 
@@ -119,6 +122,55 @@ def test_updates_are_not_changed_and_may_be_read_only() -> None:
     mean.add(Parameters([array]), 2)
     assert mean.result()["000000"].flags.writeable
     assert array.tolist() == [1, 1, 1]
+
+
+@given(updates(np.float32), st.lists(st.booleans(), min_size=24, max_size=24), st.integers(1, 4))
+def test_updates_that_are_held_give_the_same_bits_as_those_that_are_folded_at_once(
+    case: tuple[list[Array], list[int]], read_only: list[bool], times: int
+) -> None:
+    arrays, weights = case[0] * times, case[1] * times
+    at_once, held = WeightedMean(), WeightedMean()
+    with np.errstate(all="ignore"):
+        for array, weight, is_read_only in zip(arrays, weights, itertools.cycle(read_only), strict=False):
+            at_once.add(Parameters({"t": array.copy()}), weight)
+            view = array.copy()
+            view.flags.writeable = not is_read_only
+            held.add(Parameters({"t": view}), weight)
+            view.flags.writeable = True
+            view[...] = view if is_read_only else 7  # others may be used again
+        assert held.weight == at_once.weight
+        assert held.result()["t"].tobytes() == at_once.result()["t"].tobytes()
+        assert held.take()["t"].tobytes() == at_once.take()["t"].tobytes()
+
+
+def test_a_few_read_only_updates_need_no_accumulator_and_many_need_one() -> None:
+    mean, model = WeightedMean(), np.ones(BLOCK * 40, np.float32)
+    model.flags.writeable = False
+    room = Counting()
+    tracemalloc.start()
+    try:
+        for _ in range(HELD):
+            mean.add(Parameters({"t": model}), 1)
+        assert mean.result(room=room)["t"].size == 0
+        assert tracemalloc.get_traced_memory()[1] < 8 * 8 * BLOCK, "less than a fifth of the sums"
+        mean.add(Parameters({"t": model}), 1)
+        mean.result(room=room)
+        assert 8 * 40 * BLOCK < tracemalloc.get_traced_memory()[1] < 8 * 48 * BLOCK
+    finally:
+        tracemalloc.stop()
+    assert room.elements == 2 * model.size
+
+
+class Counting:
+    """Counts what it is given, and keeps nothing."""
+
+    elements = 0
+
+    def put(self, layout: Layout, values: Iterable[Array]) -> Parameters:
+        for block in values:
+            assert (block == 1).all()
+            self.elements += block.size
+        return Parameters({name: np.empty(0, dtype) for name, (_, dtype) in layout.items()})
 
 
 def test_mean_can_be_read_before_the_last_update() -> None:

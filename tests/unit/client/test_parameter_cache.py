@@ -10,7 +10,7 @@ from hedgerow.records import Blob
 
 
 def fetch(cache: ParameterCache, digest: str, size: int = 10) -> None:
-    with cache.pinned(digest) as path:
+    with cache.pinned(Blob(digest, size)) as path:
         path.write_bytes(b"x" * size)
 
 
@@ -22,7 +22,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     cache = ParameterCache(tmp_path, max_bytes=20)
     fetch(cache, "a")
     fetch(cache, "b")
-    with cache.pinned("a"):
+    with cache.pinned(Blob("a", 10)):
         pass
     fetch(cache, "c")
     assert names(tmp_path) == {"a", "c"}
@@ -37,11 +37,22 @@ def test_their_number_is_bounded_too(tmp_path: Path) -> None:
 
 def test_what_is_in_use_stays_even_beyond_the_bound(tmp_path: Path) -> None:
     cache = ParameterCache(tmp_path, max_bytes=5)
-    with cache.pinned("a") as a, cache.pinned("a"):
+    with cache.pinned(Blob("a", 10)) as a, cache.pinned(Blob("a", 10)):
         a.write_bytes(b"x" * 10)
         fetch(cache, "b")
-        assert names(tmp_path) == {"a"}
-    assert names(tmp_path) == set()
+        assert names(tmp_path) == {"a", "b"}, "b was used last"
+    assert names(tmp_path) == {"a"}
+
+
+def test_the_newest_stays_however_large_it_is_and_goes_before_the_next_one_comes(tmp_path: Path) -> None:
+    cache = ParameterCache(tmp_path, max_bytes=5)
+    fetch(cache, "a")
+    assert names(tmp_path) == {"a"}, "an evaluation and the next training share it"
+    with cache.pinned(Blob("a", 10)):
+        pass
+    assert names(tmp_path) == {"a"}
+    with cache.pinned(Blob("b", 10)):
+        assert names(tmp_path) == set(), "there is room for what is to come"
 
 
 def test_a_file_of_another_size_is_not_the_blob(tmp_path: Path) -> None:
@@ -64,6 +75,6 @@ def test_files_from_before_are_used_and_bounded_by_age(tmp_path: Path) -> None:
 def test_the_part_of_a_running_download_stays(tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(b"x" * 10)
     cache = ParameterCache(tmp_path, max_bytes=12)
-    with cache.pinned("a"):
+    with cache.pinned(Blob("a", 10)):
         fetch(cache, "b")
         assert "a.part" in names(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,8 +182,12 @@ class Kept:
     def __init__(self) -> None:
         self.checkpoints: list[Checkpoint] = []
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, checkpoint: Checkpoint, kept: Callable[[], None]) -> None:
         self.checkpoints.append(checkpoint)
+        kept()
+
+    def settle(self) -> None:
+        pass
 
 
 def test_rounds_of_a_run_keep_what_is_under_way_until_the_run_is_over() -> None:

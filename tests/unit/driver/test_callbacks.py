@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,14 @@ class Record:
         self.checkpoints: list[Checkpoint] = []
         self.notes = notes
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, checkpoint: Checkpoint, kept: Callable[[], None]) -> None:
         self.checkpoints.append(checkpoint)
         if self.notes is not None:
             self.notes.calls.append(f"checkpoint {checkpoint.round}")
+        kept()
+
+    def settle(self) -> None:
+        pass
 
 
 def run(

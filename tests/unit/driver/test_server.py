@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hedgerow.driver import History, NodeFailure, Server, ServerConfig, SimpleClientManager
+from hedgerow.driver import History, NodeFailure, Server, ServerConfig, SimpleClientManager, parameter_files
+from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.errors import BadUpdate, ConfigError, TaskFailed
 from hedgerow.records import Code, EvaluateIns, EvaluateRes, FitIns, FitRes, GetParametersRes, Parameters, Status
 from hedgerow.strategy import FedAvg, FedAvgM
+from hedgerow.strategy.composition import Evaluating
+from hedgerow.wire import tensors
 from tests.unit.driver.fakes import OK, FakeClient, FakeExchange, fitted, model
 
 LOSS = EvaluateRes(OK, 0.5, 2, {"acc": 0.9})
@@ -288,3 +292,42 @@ def test_quorum_is_a_number_or_a_part(part: float, asked: int, expected: int) ->
 def test_quorum_and_grace_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         ServerConfig(**arguments).check()
+
+
+class Arrays(FedAvg):
+    """Gives arrays, as a strategy does that knows of no files."""
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> tuple[Parameters | None, dict[str, Any]]:
+        parameters, metrics = super().aggregate_fit(server_round, results, failures)
+        assert parameters is not None
+        return Parameters({name: np.array(array) for name, array in parameters.items()}), metrics
+
+
+@pytest.mark.parametrize("kind", [FedAvg, Arrays, FedAvgM])
+def test_large_parameters_are_sent_and_kept_from_a_file_whatever_the_strategy_gives(
+    kind: type[FedAvg], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parameter_files, "MIN_BYTES", 1)
+    files = ParameterFiles(tmp_path)
+    in_files: list[Path | None] = []
+
+    def noted(run: Server, exchange: FakeExchange) -> Server:
+        fit = exchange.fit
+
+        def fitting(instructions: Any, specs: Any, timeout: Any) -> Any:
+            in_files.extend(files.path(ins.parameters) for _, ins in instructions)
+            return fit(instructions, specs, timeout)
+
+        monkeypatch.setattr(exchange, "fit", fitting)
+        run.attach(exchange, None, files)
+        return run
+
+    plain, _ = server(kind(), good("a"), good("b"))
+    plain.fit(num_rounds=2, timeout=None)
+    filed = noted(*server(Evaluating(kind()), good("a"), good("b")))  # type: ignore[arg-type]
+    filed.fit(num_rounds=2, timeout=None)
+    assert tensors.dumps(filed.parameters) == tensors.dumps(plain.parameters)
+    assert len(in_files) == 4
+    assert None not in in_files
+    assert files.path(filed.parameters) is not None
+    files.close()

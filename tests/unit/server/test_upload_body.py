@@ -11,6 +11,7 @@ import pytest
 
 from hedgerow.errors import WaitTimeout
 from hedgerow.server import upload_body
+from hedgerow.server.pace import Pace
 from hedgerow.server.upload_body import UploadBody
 from hedgerow.waits import Limit
 
@@ -25,7 +26,7 @@ def arrive(body: UploadBody, data: bytes) -> None:
 
 @pytest.mark.parametrize("at_the_end", [b"", b"cd", b"c"])
 async def test_bytes_that_come_in_the_moment_of_the_limit_count(monkeypatch: pytest.MonkeyPatch, at_the_end: bytes) -> None:
-    body = UploadBody(Mock(asyncio.Transport), 4, Mock())
+    body = UploadBody(Mock(asyncio.Transport), 4, Mock(), Pace(STALLED, "bytes"), 4)
     arrive(body, b"ab")
     came = [at_the_end] if at_the_end else []
 
@@ -37,10 +38,10 @@ async def test_bytes_that_come_in_the_moment_of_the_limit_count(monkeypatch: pyt
 
     monkeypatch.setattr(upload_body, "wait", wait)
     if len(at_the_end) == 2:
-        piece = await body.next(STALLED, "bytes")
+        piece = await body.next()
         assert piece is not None
         assert bytes(piece) == b"abcd"
     else:
         with pytest.raises(WaitTimeout):
-            await body.next(STALLED, "bytes")
+            await body.next()
         assert b"".join(map(bytes, body.rest())) == b"ab" + at_the_end

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import tracemalloc
@@ -406,3 +407,31 @@ def test_unaligned_tensor_is_read_right() -> None:
     read = tensors.view(tensors.dumps(given_))
     assert (read["b"] + 1).tolist() == [2.5, -1.5]
     assert int(read["c"].sum()) == 7
+
+
+@given(st.lists(st.integers(1, 5), max_size=12))
+def test_a_file_that_is_written_in_pieces_is_the_same(sizes: list[int]) -> None:
+    total = sum(sizes)
+    arrays: dict[str, Any] = {"empty": np.zeros((3, 0), np.int8), "w": np.arange(total, dtype=np.float32), "s": np.array(3.0)}
+    parameters = Parameters(arrays)
+    file = io.BytesIO()
+    ends = list(itertools.accumulate(sizes))
+    pieces = [parameters["w"][end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    size = tensors.write_blocks(tensors.layout_of(parameters), [*pieces, parameters["s"].reshape(-1)], file)
+    assert file.getvalue() == tensors.dumps(parameters)
+    assert size == len(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([], "needs 3 more elements of float32; nothing came"),
+        ([np.zeros(2, np.float32)], "needs 1 more"),
+        ([np.zeros(4, np.float32)], "4 of float32 came"),
+        ([np.zeros(3, np.float64)], "3 of float64 came"),
+        ([np.zeros(3, np.float32), np.zeros(1, np.float32)], "more elements than"),
+    ],
+)
+def test_pieces_that_do_not_fill_the_tensors_are_refused(blocks: list[Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        tensors.write_blocks({"w": ((3,), np.dtype(np.float32))}, blocks, io.BytesIO())
