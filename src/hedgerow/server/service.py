@@ -94,6 +94,7 @@ class Service:
             log.warning("Peers are not asked for certificates: anybody who reaches the ports can join, open runs and end them")
         self._lock_state_dir()
         store = await self._open_store()
+        store.watch(self.bells.committed)
         clock = SystemClock()
         folder = BlobFolder(options.state_dir / "blobs")
         folder.delete_orphans(await store.live_files())
