@@ -37,6 +37,7 @@ MUST, STRETCH = 2.0, 1.3
 """Times what plain sockets need."""
 SERVER_MB, LINK_MB, DRIVER_MB = 150.0, 100.0, 150.0
 """Anonymous memory; the driver's comes on top of two models."""
+CASES, QUICK_CASES = ("4x100", "2x1000"), ("4x100",)
 SIZES, QUICK_SIZES = (1, 10, 100, 1000), (1, 10, 100)
 NUMBERS, QUICK_NUMBERS = (1, 2, 4, 7, 10), (1, 4, 10)
 PER_MB = 250_000
@@ -168,7 +169,7 @@ def huge(report: Report, gigabytes: int, where: Path | None) -> None:
 def main() -> None:
     """Measure and report."""
     p = parser(__doc__)
-    p.add_argument("--cases", nargs="*", default=["4x100", "2x1000"], help="clients x MB (default: %(default)s)")
+    p.add_argument("--cases", nargs="*", help="clients x MB (default: 4x100 when quick, 4x100 2x1000 otherwise)")
     p.add_argument("--rounds", type=int, help="of each case (default: 4 when quick, 8 otherwise)")
     p.add_argument("--gigabytes", type=int, help="of the largest model; 0 for none (default: 0 when quick, 5 otherwise)")
     p.add_argument("--no-curves", action="store_true")
@@ -180,7 +181,7 @@ def main() -> None:
         drive(address, int(clients), int(megabytes), checkpoints, source)
         return
     report = new_report("large_models", "Rounds with large models", options)
-    for case in options.cases:
+    for case in options.cases or (QUICK_CASES if options.quick else CASES):
         count, size = map(int, case.split("x"))
         compare(report, count, size, options.rounds or (4 if options.quick else 8), options.where)
     if not options.no_curves:

@@ -136,6 +136,11 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
     )
 
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long one thread of the server may keep the others waiting while it computes. Python's own 5 ms are a round's whole time:
+the store's writer would wait that long between a commit and the next."""
+
+
 async def serve(options: ServerOptions) -> None:
     """Run a server until SIGINT or SIGTERM, which drains it; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
@@ -162,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
     open_files.raise_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         asyncio.run(serve(options_from(args)))
     except ConfigError as error:

@@ -9,8 +9,8 @@
 
 An entry is written under a hidden name and renamed when everything else of it is in its place: that rename is the moment at which
 the result, and the run's new state, are there. A process that dies at any instant leaves either a whole entry or none; a digest
-or a size that does not fit (power loss) makes it none as well. A small result is one file: a folder for each would cost more than
-everything else that happens to it.
+or a size that does not fit (power loss) makes it none as well. A small result is one file, which its digest makes whole or none
+without a rename: a folder for each would cost more than everything else that happens to it.
 
 Files get fresh names where that is possible: to rename over an old file makes ext4 write to the disk at once.
 """
@@ -18,8 +18,10 @@ Files get fresh names where that is possible: to rename over an old file makes e
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -170,8 +172,12 @@ class Outbox:
         if parameters is not None:
             here, target = moves[0]
             entry = replace(entry, parameters=target, size=here.stat().st_size)
+        sealed = _sealed(entry)
+        copied("result to the outbox", len(sealed))
+        if not moves and _write_whole(path, sealed):
+            return entry
         hidden = self._folder / f".{path.name}"
-        copied("result to the outbox", hidden.write_bytes(_sealed(entry)))  # what needs space comes first
+        hidden.write_bytes(sealed)  # what needs space comes first
         for here, target in moves:
             if here != target:
                 here.rename(target)
@@ -217,7 +223,8 @@ class Outbox:
             with _tolerated(f"the result of the {entry.label} may go"):
                 # The entry first, so that a death in the middle leaves nothing that looks whole.
                 (self._folder / task_id).unlink(missing_ok=True)
-                self._drop_files(entry)
+                if entry.parameters is not None:
+                    self._drop_files(entry)
 
     def _drop_files(self, entry: Entry) -> None:
         with _tolerated(f"the files of the {entry.label} may go"):
@@ -242,6 +249,22 @@ def _tolerated(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("Cannot note on the disk that %s: %s", what, error, extra={"action": "outbox_not_noted"})
+
+
+def _write_whole(path: Path, data: bytes) -> bool:
+    """Write a file that says itself whether it is whole; False where there is one already, which must not be torn."""
+    try:
+        file = path.open("xb", buffering=0)
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _sealed(entry: Entry) -> bytes:

@@ -85,11 +85,14 @@ def seal(content: Json) -> bytes:
     return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}).encode() + b"\n"
 
 
-def write_sealed(path: Path, content: Json, mode: int = 0o644) -> None:
-    """Write or replace a sealed file."""
+def write_sealed(path: Path, content: Json, mode: int = 0o644, *, sync_name: bool = True) -> None:
+    """Write or replace a sealed file; without ``sync_name`` the machine's death may take it back, whole."""
     hidden = hidden_name(path)
     write_new(hidden, [seal(content)], mode)
-    rename(hidden, path)
+    if sync_name:
+        rename(hidden, path)
+    else:
+        hidden.rename(path)
 
 
 def read_sealed(path: Path) -> Json:

@@ -5,6 +5,8 @@ have ids that follow from the run, so that sending them once more changes nothin
 late stays late, although the answer may be at the server by now.
 
 Owned here: one file for each batch (``round-000003-fit.json``) and one more when it is closed (``round-000003-fit-closed.json``).
+When the machine dies (not the driver alone), the last files may be gone as if that phase had not been sent; it is configured
+anew.
 Parameters are not kept: those that are the run's current ones are in the checkpoint, or come out of the fold again; others are
 fetched from the server.
 """
@@ -127,7 +129,7 @@ class Journal:
             "sequences": [list(one) for one in batch.sequences],
             "manager": batch.manager,
         }
-        write_sealed(self._file(batch.round, batch.kind), content)
+        write_sealed(self._file(batch.round, batch.kind), content, sync_name=False)
 
     def read(self, round: int, kind: str) -> Batch | None:
         """The batch of a phase, or None if it was not sent.
@@ -141,7 +143,8 @@ class Journal:
     def close(self, round: int, kind: str, unfolded: Sequence[Unfolded]) -> None:
         """Note that a phase has all answers that it will have, and who is not among those that are folded."""
         rows = [[one.index, one.reason, one.message, one.bytes, one.seconds] for one in unfolded]
-        write_sealed(self._file(round, kind + _CLOSED), {"format": FORMAT, "run_id": self._run_id, "unfolded": rows})
+        content = {"format": FORMAT, "run_id": self._run_id, "unfolded": rows}
+        write_sealed(self._file(round, kind + _CLOSED), content, sync_name=False)
 
     def closed(self, round: int, kind: str) -> list[Unfolded] | None:
         """Who was asked in a phase and left out of the fold, or None if the phase was not closed.

@@ -179,6 +179,8 @@ class RunFolder:
                 file.write(checkpoint.manifest + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+        if checkpoint.pending:
+            sync_folder(self.journal.path)  # the checkpoint names batches that must be there
         size = self._manifest.stat().st_size if self._manifest.exists() else 0
         prepared.write(self._checkpoints, size)
         self.journal.forget(checkpoint.round, checkpoint.pending)

@@ -7,12 +7,12 @@ import logging
 from collections import Counter
 
 from hedgerow.errors import InvalidArgument
-from hedgerow.records import DataPlane, RunState, Task
+from hedgerow.records import DataPlane, RunState, Task, TaskResult
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
-from hedgerow.server.bells import Bells
+from hedgerow.server.bells import Bells, ended_topic, fed_topic, results_topic
 from hedgerow.server.calls import Context, call
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
@@ -114,7 +114,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
             if session is not None:
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, session.name or node_id)
         if pushed.failed:
-            self._bells.ring(f"run/{request.run_id}")
+            self._bells.ring(results_topic(request.run_id))
         return driver_pb2.PushTasksReply(created=pushed.created)
 
     @call(Role.DRIVER)
@@ -148,20 +148,27 @@ class Driver(driver_pb2_grpc.DriverServicer):
                 self._background.spawn(self._unwatched(request.run_id), f"noting that run {request.run_id} is not watched")
 
     async def _watch(self, request: driver_pb2.WatchRequest, context: Context, who: Identity) -> None:
-        run_topic, version, cursor = f"run/{request.run_id}", request.after_node_version, request.after_result
-        with self._bells.listen("nodes", run_topic) as listener:
+        version, cursor = request.after_node_version, request.after_result
+        results, ended = results_topic(request.run_id), ended_topic(request.run_id)
+        with self._bells.listen("nodes", results, fed_topic(request.run_id), ended) as listener:
             while True:
                 rung = await listener.news(WATCH_BEAT)
+                fed = listener.fed()
                 if not rung:
                     await context.write(driver_pb2.WatchEvent(beat=driver_pb2.WatchBeat()))
                 if "nodes" in rung or not rung:
                     version = await self._send_nodes(context, version, first=version == request.after_node_version)
-                if run_topic in rung or not rung:
+                if results in rung or not rung:
                     cursor = await self._send_results(context, request.run_id, cursor)
+                else:
+                    cursor = await self._write_results(context, [result for result in fed if result.cursor > cursor], cursor)
+                if ended in rung or not rung:
                     info = await self._store.check_run(who, request.run_id)
                     if info.state.final:
-                        ended = driver_pb2.RunEnded(state=convert.run_state_to_proto(info.state), message=info.message)
-                        await context.write(driver_pb2.WatchEvent(ended=ended))
+                        # What ended with it may have been committed since.
+                        await self._send_results(context, request.run_id, cursor)
+                        end = driver_pb2.RunEnded(state=convert.run_state_to_proto(info.state), message=info.message)
+                        await context.write(driver_pb2.WatchEvent(ended=end))
                         return
 
     async def _send_nodes(self, context: Context, version: int, *, first: bool) -> int:
@@ -177,16 +184,23 @@ class Driver(driver_pb2_grpc.DriverServicer):
 
     async def _send_results(self, context: Context, run_id: str, cursor: int) -> int:
         while results := await self._store.results_after(run_id, cursor, RESULTS_A_MESSAGE):
-            message = driver_pb2.Results()
-            for result in results:
-                message.results.append(convert.result_to_proto(result))
-                if message.ByteSize() >= bounds.WATCH_MESSAGE_BYTES:
-                    await context.write(driver_pb2.WatchEvent(results=message))
-                    message = driver_pb2.Results()
-            if message.results:
-                await context.write(driver_pb2.WatchEvent(results=message))
-            cursor = results[-1].cursor
+            cursor = await self._write_results(context, results, cursor)
         return cursor
+
+    @staticmethod
+    async def _write_results(context: Context, results: list[TaskResult], cursor: int) -> int:
+        """Send results, in messages that are not too long; the cursor after them."""
+        message, size = driver_pb2.Results(), 0
+        for result in results:
+            one = convert.result_to_proto(result)
+            message.results.append(one)
+            size += one.ByteSize()
+            if size >= bounds.WATCH_MESSAGE_BYTES:
+                await context.write(driver_pb2.WatchEvent(results=message))
+                message, size = driver_pb2.Results(), 0
+        if message.results:
+            await context.write(driver_pb2.WatchEvent(results=message))
+        return results[-1].cursor if results else cursor
 
     async def _unwatched(self, run_id: str) -> None:
         async def note() -> None:

@@ -23,7 +23,7 @@ from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
-from hedgerow.server.bells import Bells
+from hedgerow.server.bells import Bells, results_topic
 from hedgerow.server.calls import Context, call, tell_audit
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
@@ -133,7 +133,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         log.info("Node %s connected (id %s, epoch %d)", hello.name, who.id, opened.epoch, extra={"action": "node_connected"})
         self._bells.ring("nodes")
         for run_id in opened.run_ids:
-            self._bells.ring(f"run/{run_id}")
+            self._bells.ring(results_topic(run_id))
         return opened
 
     async def _read_hello(self, context: Context, who: Identity) -> fleet_pb2.Hello:
@@ -265,7 +265,6 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
         tell_audit(run_id=completed.run_id, task_outcome=str(reply.outcome))
         if completed.accepted:
-            self._bells.ring(f"run/{completed.run_id}")
             level = logging.INFO if reply.outcome is Outcome.OK else logging.WARNING
             log.log(level, "Received result of task %s from node %s: %s", request.task_id, session.name, reply.outcome)
         if completed.release:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from hedgerow.server.bells import Bells
+from hedgerow.server.bells import Bells, ended_topic, results_topic
 from hedgerow.server.sessions import Sessions
 from hedgerow.store.blobs import BlobFolder
 from hedgerow.store.changes import Ended, Notice, Release
@@ -26,7 +26,7 @@ class Notifier:
             cancel = fleet_pb2.Cancel(task_id=task_id, reason=reason)
             self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(cancel=cancel))
         for run_id in run_ids:
-            self._bells.ring(f"run/{run_id}")
+            self._bells.ring(results_topic(run_id))
 
     def released(self, release: Iterable[Release]) -> None:
         """Results are safe with the driver: their nodes may drop them."""
@@ -36,6 +36,7 @@ class Notifier:
     async def run_ended(self, run_id: str, ended: Ended) -> None:
         """A run is over: everybody who works for it or waits for it is told, and its files go."""
         self.cancelled([run_id], ended.notify, "the run has ended")
+        self._bells.ring(ended_topic(run_id))
         self.released(ended.release)
         await self.unlink(ended.files)
 

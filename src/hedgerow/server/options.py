@@ -16,8 +16,6 @@ from hedgerow.store.quotas import Quotas
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
 
 _QUOTAS = Quotas()
-TLS_FRAME_BYTES = 4096
-"""gRPC keeps a buffer of this size for each connection, 16 KiB by default; its messages are small."""
 MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
 """The name that gRPC has for it."""
 
@@ -171,7 +169,6 @@ class ServerOptions:
         return [
             *SERVER_OPTIONS,
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
-            ("grpc.tsi.max_frame_size", TLS_FRAME_BYTES),
             (MAX_CONNECTIONS, self.max_connections),
             ("grpc.max_connection_idle_ms", int(self.idle_connection_s * 1000)),
         ]

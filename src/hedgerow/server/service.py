@@ -96,6 +96,7 @@ class Service:
             log.warning("Without a list of revoked certificates (--revoked) every certificate is good until its end")
         self._lock_state_dir()
         store = await self._open_store()
+        store.watch(self.bells.committed)
         clock = SystemClock()
         folder = BlobFolder(options.state_dir / "blobs")
         folder.delete_orphans(await store.live_files())

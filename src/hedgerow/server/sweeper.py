@@ -7,7 +7,7 @@ import logging
 from hedgerow.clock import Clock
 from hedgerow.errors import HedgerowError
 from hedgerow.records import RunState
-from hedgerow.server.bells import Bells
+from hedgerow.server.bells import Bells, results_topic
 from hedgerow.server.notifier import Notifier
 from hedgerow.server.options import ServerOptions
 from hedgerow.store.store import Store
@@ -50,7 +50,7 @@ class Sweeper:
         if lost.nodes:
             self._bells.ring("nodes")
         for run_id in lost.run_ids:
-            self._bells.ring(f"run/{run_id}")
+            self._bells.ring(results_topic(run_id))
         expired = await self._store.expire_tasks(now - options.max_task_s)
         self._notifier.cancelled(expired.run_ids, expired.notify, f"it took longer than {options.max_task_s:g} s")
         await self._store.see_watched_runs()
@@ -64,7 +64,5 @@ class Sweeper:
         """End a run that nobody has taken up again; what was kept for it is released."""
         message = f"interrupted, and not taken up again within {self._options.interrupted_kept_s:g} s"
         ended = await self._store.end_run(None, run_id, RunState.FAILED, message)
-        self._notifier.cancelled([run_id], ended.notify, "the run has ended")
-        self._notifier.released(ended.release)
-        await self._notifier.unlink(ended.files)
+        await self._notifier.run_ended(run_id, ended)
         log.warning("Run %s failed: %s", run_id, message, extra={"action": "run_ended"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from hedgerow.errors import InvalidArgument, PermissionDenied
 from hedgerow.records import Blob
@@ -18,6 +18,8 @@ from hedgerow.store import quotas, schema
 
 DIGESTS_A_STATEMENT = 5_000
 _BLOBS, _OWNERS, _REFS = schema.blobs.c, schema.blob_owners.c, schema.blob_refs.c
+_USED_UNTIL = select(_REFS.digest).where(_REFS.run_id == bindparam("run"), _REFS.round <= bindparam("last")).distinct()
+"""Asked in every round: built once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def is_of_run(connection: Connection, run_id: str, digest: str) -> bool:
 def drop(connection: Connection, run_id: str, round: int, keep: frozenset[str]) -> list[str]:
     """This round and all before it use no blob any longer, except those to keep; the files to unlink."""
     used = (_REFS.run_id == run_id, _REFS.round <= round)
-    digests = [d for d in connection.execute(select(_REFS.digest).where(*used).distinct()).scalars() if d not in keep]
+    found = connection.execute(_USED_UNTIL, {"run": run_id, "last": round}).scalars()
+    digests = [digest for digest in found if digest not in keep]
     for some in _portions(digests):
         connection.execute(delete(schema.blob_refs).where(*used, _REFS.digest.in_(some)))
     return forget_unused(connection, digests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import Outcome, Reply, RunState
@@ -17,6 +17,14 @@ from hedgerow.store.tasks import finish, notices, online_epochs, open_tasks_of_r
 
 _RUNS, _RESULTS, _LINES = schema.runs.c, schema.results.c, schema.manifests.c
 _NO_ROUND = 2**62
+
+# Statements that run in every round are built once.
+_GET_ON = update(schema.runs).where(_RUNS.run_id == bindparam("run")).values(acknowledged_round=bindparam("over"))
+_LINE = select(_LINES.round).where(_LINES.run_id == bindparam("run"), _LINES.round == bindparam("at"))
+_ADD_LINE = insert(schema.manifests)
+_KEPT = (_RESULTS.run_id == bindparam("run"), _RESULTS.released.is_(False), _RESULTS.round <= bindparam("over"))
+_TO_RELEASE = select(_RESULTS.node_id, _RESULTS.task_id).where(*_KEPT).order_by(_RESULTS.cursor)
+_RELEASE = update(schema.results).where(*_KEPT).values(released=True, inline=None)
 ROUND_IS_OVER = "the round is over"
 """The reason with which tasks end that are still open when their round is acknowledged."""
 
@@ -48,7 +56,7 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
     if over.manifest:
         _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
     if round > run.acknowledged_round:
-        connection.execute(update(schema.runs).where(_RUNS.run_id == run_id).values(acknowledged_round=round))
+        connection.execute(_GET_ON, {"run": run_id, "over": round})
     late = open_tasks_of_run(connection, run_id, round)
     notify = notices(connection, late)
     finish(connection, late, Reply(Outcome.CANCELLED, ROUND_IS_OVER), now, released=True)
@@ -65,9 +73,8 @@ def manifest(connection: Connection, run_id: str, after_round: int, limit: int) 
 
 def _keep_manifest(connection: Connection, run_id: str, round: int, line: str) -> None:
     """The line that came first stays."""
-    here = select(_LINES.round).where(_LINES.run_id == run_id, _LINES.round == round)
-    if connection.execute(here).first() is None:
-        connection.execute(insert(schema.manifests).values(run_id=run_id, round=round, line=line))
+    if connection.execute(_LINE, {"run": run_id, "at": round}).first() is None:
+        connection.execute(_ADD_LINE, {"run_id": run_id, "round": round, "line": line})
 
 
 def end_run(connection: Connection, who: Identity | None, run_id: str, end: End, now: float) -> Ended:
@@ -89,10 +96,11 @@ def end_run(connection: Connection, who: Identity | None, run_id: str, end: End,
 
 def _release(connection: Connection, run_id: str, round: int) -> list[Release]:
     """Results of these rounds need not be kept by anybody: their inline parameters go, and their nodes are to be told."""
-    which = (_RESULTS.run_id == run_id, _RESULTS.released.is_(False), _RESULTS.round <= round)
+    which = {"run": run_id, "over": round}
     task_ids: dict[str, list[str]] = {}
-    for row in connection.execute(select(_RESULTS.node_id, _RESULTS.task_id).where(*which).order_by(_RESULTS.cursor)):
+    for row in connection.execute(_TO_RELEASE, which):
         task_ids.setdefault(row.node_id, []).append(row.task_id)
-    connection.execute(update(schema.results).where(*which).values(released=True, inline=None))
+    if task_ids:
+        connection.execute(_RELEASE, which)
     epochs = online_epochs(connection, task_ids)
     return [(node_id, epochs[node_id], ids) for node_id, ids in task_ids.items() if node_id in epochs]

@@ -7,6 +7,8 @@ awaited from any event loop. An awaiter that is cancelled does not take its chan
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
@@ -33,6 +35,7 @@ from hedgerow.store.changes import (
     SessionOpened,
     Upload,
 )
+from hedgerow.store.notes import Note
 from hedgerow.store.quotas import Quotas
 from hedgerow.store.writer import Lane
 
@@ -58,7 +61,8 @@ class Store:
         self._limits = limits
         self._opened_at = clock.now()
         self._engines = (writing, reading)
-        self._writer = Lane("writer", writing.connect(), savepoints=True)
+        self._watcher: tuple[asyncio.AbstractEventLoop, Callable[[str, list[TaskResult] | None], None]] | None = None
+        self._writer = Lane("writer", writing.connect(), savepoints=True, committed=self._committed)
         self._reader = Lane("reader", reading.connect(), savepoints=False)
 
     @classmethod
@@ -87,6 +91,28 @@ class Store:
         self._reader.close()
         for engine in self._engines:
             engine.dispose()
+
+    def watch(self, told: Callable[[str, list[TaskResult] | None], None]) -> None:
+        """Have ``told`` called on the running event loop for each run that a commit has given results.
+
+        It gets them in the order of their cursors, or None where they are to be read, before whoever made the change hears of it.
+        """
+        self._watcher = asyncio.get_running_loop(), told
+
+    def _committed(self, noted: list[Note]) -> None:
+        """On the writer's thread."""
+        if self._watcher is None:
+            return
+        loop, told = self._watcher
+        by_run: dict[str, list[TaskResult] | None] = {}
+        for run_id, result in noted:
+            results = by_run.setdefault(run_id, [])
+            if result is None:
+                by_run[run_id] = None
+            elif results is not None:
+                results.append(result)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody watches
+            loop.call_soon_threadsafe(lambda: [told(run_id, results) for run_id, results in by_run.items()])
 
     async def _write(self, change: Callable[[Connection], T]) -> T:
         return await self._writer.run(change)

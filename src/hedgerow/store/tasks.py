@@ -17,6 +17,7 @@ from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, Ta
 from hedgerow.security import Identity
 from hedgerow.store import phases, references, schema
 from hedgerow.store.changes import Assignment, Cancelled, Completed, Expired, Notice, Pushed
+from hedgerow.store.notes import note
 from hedgerow.store.quotas import Quotas
 from hedgerow.store.runs import mark_running, open_run, own_run
 from hedgerow.store.schema import Row
@@ -64,6 +65,11 @@ _NODES_WITH_OPEN = _NODES_BY_IDS.add_columns(
 )
 _OPEN_OF_NODE = (
     select(schema.tasks).where(_TASKS.node_id == bindparam("node_id"), _TASKS.state.in_(_OPEN)).order_by(_TASKS.position)
+)
+_OPEN_OF_RUN = (
+    select(schema.tasks)
+    .where(_TASKS.run_id == bindparam("run"), _TASKS.round <= bindparam("last"), _TASKS.state.in_(_OPEN))
+    .order_by(_TASKS.position)
 )
 _RESULTS_AFTER = (
     select(schema.results)
@@ -135,7 +141,15 @@ def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float
         {"ended": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": now} for row in rows
     ]
     connection.execute(_FINISH, changes)
-    connection.execute(_ADD_RESULTS, [_result_values(row, reply, released=released) for row in rows])
+    values = [_result_values(row, reply, released=released) for row in rows]
+    if len(rows) == 1:
+        (cursor,) = connection.execute(_ADD_RESULTS, values[0]).inserted_primary_key or (0,)
+        row = rows[0]
+        note(connection, row.run_id, TaskResult(cursor, row.task_id, row.node_id, row.round, row.kind, reply))
+    else:
+        connection.execute(_ADD_RESULTS, values)
+        for run_id in dict.fromkeys(row.run_id for row in rows):
+            note(connection, run_id, None)
 
 
 def _result_values(row: Row, reply: Reply, *, released: bool) -> dict[str, object]:
@@ -192,8 +206,7 @@ def tasks_of_absent_nodes(connection: Connection, created_before: float) -> Sequ
 
 def open_tasks_of_run(connection: Connection, run_id: str, last_round: int) -> Sequence[Row]:
     """Rows of a run's open tasks up to this round, oldest first."""
-    which = (_TASKS.run_id == run_id, _TASKS.round <= last_round, _TASKS.state.in_(_OPEN))
-    return connection.execute(select(schema.tasks).where(*which).order_by(_TASKS.position)).all()
+    return connection.execute(_OPEN_OF_RUN, {"run": run_id, "last": last_round}).all()
 
 
 def online_epochs(connection: Connection, node_ids: Iterable[str]) -> dict[str, int]:

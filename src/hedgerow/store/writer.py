@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, exc
 
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached, Unavailable
+from hedgerow.store import notes
 from hedgerow.store.changes import CommitTotals
 from hedgerow.waits import Limit, wait, wait_condition, wait_future
 
@@ -48,12 +49,21 @@ class Lane:
         name: For messages: what this lane is.
         connection: Owned from now on.
         savepoints: Whether each piece of work can be undone alone.
+        committed: Told what each commit has to tell, on the lane's thread, before those who wait for it.
     """
 
-    def __init__(self, name: str, connection: Connection, *, savepoints: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        *,
+        savepoints: bool,
+        committed: Callable[[list[notes.Note]], None] = lambda notes: None,
+    ) -> None:
         self._name = name
         self._connection = connection
         self._savepoints = savepoints
+        self._committed = committed
         self._condition = threading.Condition()
         self._waiting: list[_Item] = []
         self._closing = False
@@ -102,6 +112,8 @@ class Lane:
                 self._commits += 1
                 self._changes += len(batch)
                 self._seconds += time.perf_counter() - started
+                if told := notes.take(self._connection):
+                    self._committed(told)
                 _answer(batch)
             self._connection.close()
         except BaseException as error:
@@ -146,6 +158,7 @@ class Lane:
     def _carry_out_one(self, item: _Item, *, savepoints: bool) -> None:
         if savepoints:
             self._connection.exec_driver_sql("SAVEPOINT change")
+        noted = notes.count(self._connection)
         try:
             item.result = item.work(self._connection)
         except (exc.OperationalError, exc.InternalError):
@@ -154,6 +167,7 @@ class Lane:
             if not isinstance(error, HedgerowError):
                 log.exception("A piece of work of the store failed", extra={"action": "store_work_failed"})
             item.error = error
+            notes.undo(self._connection, noted)
             if savepoints:
                 self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT change")
         if savepoints:
@@ -163,6 +177,7 @@ class Lane:
         """Undo the batch; all of it fails with what happened."""
         told = explain(error) if isinstance(error, exc.DBAPIError) else error
         self._problem = str(told)
+        notes.undo(self._connection, 0)
         for item in batch:
             # Each gets an exception of its own: a traceback grows on whichever is raised.
             item.error = type(told)(*told.args) if isinstance(told, HedgerowError) else told

@@ -26,7 +26,7 @@ SOON = Limit("soon_s", 10.0)
 
 
 async def test_tasks_are_sent_to_their_clients_though_the_driver_is_gone_when_they_are_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored, go_on, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
     push_tasks = Store.push_tasks
@@ -47,7 +47,7 @@ async def test_tasks_are_sent_to_their_clients_though_the_driver_is_gone_when_th
     service = Service(ServerOptions(insecure=True, state_dir=tmp_path / "state", **places))  # type: ignore[arg-type]
     heard = Heard(logging.INFO)
     log = logging.getLogger("hedgerow.server.driver_api")
-    monkeypatch.setattr(log, "level", logging.INFO)
+    caplog.set_level(logging.INFO, log.name)
     log.addHandler(heard)
     await service.start()
     try:

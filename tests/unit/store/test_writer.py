@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from hedgerow.errors import CorruptData, HedgerowError, LimitReached, NotFound, Unavailable
+from hedgerow.store.notes import Note, note
 from hedgerow.store.writer import Lane, explain
 
 
@@ -25,6 +26,7 @@ class FakeConnection:
 
     def __init__(self, *failures: Exception) -> None:
         self.calls: list[str] = []
+        self.info: dict[str, object] = {}
         self.failures = list(failures)
 
     def begin(self) -> None:
@@ -149,3 +151,46 @@ async def test_totals_count_commits_and_changes() -> None:
     totals = writer.totals()
     assert (totals.commits, totals.changes) == (3, 3)
     assert totals.seconds >= 0
+
+
+async def test_what_is_noted_is_told_after_the_commit() -> None:
+    connection = FakeConnection()
+    told: list[tuple[list[str], list[Note]]] = []
+    writer = Lane(
+        "writer",
+        cast(Connection, connection),
+        savepoints=True,
+        committed=lambda noted: told.append((list(connection.calls), noted)),
+    )
+    await writer.run(lambda c: note(c, "run00000001", None))
+    await writer.run(lambda c: None)
+    writer.close()
+    assert told == [(["begin", "commit"], [("run00000001", None)])], "nothing to tell is not told"
+
+
+async def test_what_was_noted_by_a_change_that_was_undone_is_not_told() -> None:
+    told: list[str] = []
+    connection = FakeConnection()
+    writer = Lane(
+        "writer",
+        cast(Connection, connection),
+        savepoints=True,
+        committed=lambda noted: told.extend(run_id for run_id, _ in noted),
+    )
+
+    def refused(c: Connection) -> None:
+        note(c, "refused", None)
+        raise NotFound("x")
+
+    with writer._condition:  # while this is held, the lane cannot take its batch
+        calls = [asyncio.ensure_future(writer.run(change)) for change in (lambda c: note(c, "kept", None), refused)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert told == ["kept"]
+    connection.failures.append(database_error("SQLITE_FULL"))
+    with pytest.raises(LimitReached):
+        await writer.run(lambda c: note(c, "lost", None))
+    await writer.run(lambda c: note(c, "after", None))
+    writer.close()
+    assert told == ["kept", "after"]
