@@ -68,18 +68,29 @@ class Acknowledgements:
         wait_future(self._told, limit, "an answer to AcknowledgeRound")
 
     def drop(self) -> None:
-        """Nothing more is told: the connection is about to be closed."""
+        """Nothing more is told: the connection is about to be closed, and who waits for an answer gets none."""
         with self._lock:
             self._owed = None
+        self._answered(self._told, HedgerowError("The driver was closed."))
 
     async def _tell(self, request: driver_pb2.AcknowledgeRoundRequest, told: Future[None]) -> None:
         try:
             await self._connection.call("AcknowledgeRound", request, self._reconnect)
         except HedgerowError as error:
-            told.set_exception(error)
+            self._answered(told, error)
             self._failed(error)
-        except BaseException:
-            told.set_result(None)  # the connection was closed: nobody is told any more
+        except BaseException as error:
+            self._answered(told, error)
             raise
         else:
-            told.set_result(None)
+            self._answered(told, None)
+
+    def _answered(self, told: Future[None], error: BaseException | None) -> None:
+        """What comes first counts."""
+        with self._lock:
+            if told.done():
+                return
+            if error is None:
+                told.set_result(None)
+            else:
+                told.set_exception(error)

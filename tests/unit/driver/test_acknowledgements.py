@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hedgerow.driver.acknowledgements import Acknowledgements
-from hedgerow.errors import PermissionDenied, WaitTimeout
+from hedgerow.errors import HedgerowError, PermissionDenied, WaitTimeout
 from hedgerow.waits import Limit
 from hedgerow.wire.proto import driver_pb2
 
@@ -113,6 +113,24 @@ def test_refusal_reaches_who_settles_and_who_watches(wire: Wire) -> None:
         acknowledgements.owe(over(2))
     assert failures == [wire.refusal]
     assert wire.rounds == [1]
+
+
+def test_who_waits_when_the_connection_is_closed_is_told(wire: Wire) -> None:
+    wire.answers.clear()
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    acknowledgements.tell()
+    acknowledgements.drop()
+    with pytest.raises(HedgerowError, match="closed"):
+        acknowledgements.settle(BRIEF)
+
+
+def test_error_of_another_kind_is_no_answer(wire: Wire) -> None:
+    wire.refusal = TypeError("a slip")
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    with pytest.raises(TypeError, match="a slip"):
+        acknowledgements.settle(LONG)
 
 
 def test_what_is_dropped_is_not_told(wire: Wire) -> None:
