@@ -20,38 +20,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hedgerow.errors import Unavailable
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import Address, open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, records_pb2
 from hedgerow.wire.status import from_rpc_error
+from tests.integration.running_server import running
 
 SOON = Limit("test_s", 20.0)
-ANY_PORT = Address("127.0.0.1", 0)
 DATA = os.urandom(300_000)
 ME = Identity.fresh(Role.DRIVER)
 NODE = Identity.fresh(Role.CLIENT)
-
-
-@contextlib.asynccontextmanager
-async def running(folder: Path, drain_s: float = 20.0) -> AsyncIterator[Service]:
-    """A server, stopped at the end whatever happens."""
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=folder,
-        drain_s=drain_s,
-    )
-    service = Service(options)
-    await service.start()
-    try:
-        yield service
-    finally:
-        await wait(service.stop(), SOON, "the server to stop")
 
 
 class Halves:
@@ -95,7 +74,7 @@ class Peer:
 
 async def test_draining_lets_transfers_end_and_refuses_what_is_new(tmp_path: Path) -> None:
     async with (
-        running(tmp_path) as service,
+        running(state_dir=tmp_path) as service,
         open_channel(service.driver_address, None) as channel,
         aiohttp.ClientSession() as http,
     ):
@@ -138,7 +117,7 @@ async def _session_is_refused(service: Service) -> None:
 
 async def test_transfer_that_does_not_end_is_cut_at_the_limit_and_its_bytes_are_kept(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as http:
-        async with running(tmp_path, drain_s=0.2) as service, open_channel(service.driver_address, None) as channel:
+        async with running(state_dir=tmp_path, drain_s=0.2) as service, open_channel(service.driver_address, None) as channel:
             peer = Peer(channel)
             await peer.create()
             upload = Halves()
@@ -154,7 +133,7 @@ async def test_transfer_that_does_not_end_is_cut_at_the_limit_and_its_bytes_are_
 
 async def test_client_is_told_to_come_back(tmp_path: Path) -> None:
     stack = contextlib.AsyncExitStack()
-    service = await stack.enter_async_context(running(tmp_path))
+    service = await stack.enter_async_context(running(state_dir=tmp_path))
     async with open_channel(service.fleet_address, None) as channel:
         stub: Any = fleet_pb2_grpc.FleetStub(channel)
         call = stub.Session(metadata=NODE.metadata())

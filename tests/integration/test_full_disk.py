@@ -19,7 +19,8 @@ from hedgerow.store import blobs
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import operator_pb2, operator_pb2_grpc
-from tests.integration.test_drain import DATA, SOON, Peer, running
+from tests.integration.running_server import running
+from tests.integration.test_drain import DATA, SOON, Peer
 
 OPERATOR = Identity.fresh(Role.OPERATOR)
 RESERVE_BYTES = 1024 * 1024
@@ -65,7 +66,7 @@ async def put(http: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 async def test_full_disk_refuses_new_work_keeps_the_old_and_recovers(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs.BlobFolder.__init__, "__defaults__", (RESERVE_BYTES,))
     async with (
-        running(small_disk / "state") as service,
+        running(state_dir=small_disk / "state") as service,
         open_channel(service.driver_address, None) as channel,
         aiohttp.ClientSession() as http,
     ):
@@ -97,7 +98,7 @@ async def test_full_disk_refuses_new_work_keeps_the_old_and_recovers(small_disk:
 
 
 async def test_open_run_waits_for_space_and_a_new_one_is_refused(small_disk: Path) -> None:
-    async with running(small_disk / "state") as service:
+    async with running(state_dir=small_disk / "state") as service:
         limits = DriverLimits(connect_s=20, reconnect_s=20)
         going_on = Driver(service.driver_address.text, seed=1, limits=limits)
         await asyncio.to_thread(going_on.connect)
@@ -118,7 +119,7 @@ async def test_open_run_waits_for_space_and_a_new_one_is_refused(small_disk: Pat
 
 async def test_blob_folder_that_becomes_read_only_refuses_and_recovers(tmp_path: Path) -> None:
     async with (
-        running(tmp_path) as service,
+        running(state_dir=tmp_path) as service,
         open_channel(service.driver_address, None) as channel,
         aiohttp.ClientSession() as http,
     ):
@@ -140,5 +141,5 @@ async def test_blob_folder_that_becomes_read_only_refuses_and_recovers(tmp_path:
 async def test_read_only_state_directory_is_refused_at_start(small_disk: Path) -> None:
     mount("-o", "remount,ro", str(small_disk))
     with pytest.raises(ConfigError, match="state directory"):
-        async with running(small_disk):
+        async with running(state_dir=small_disk):
             pass

@@ -16,7 +16,8 @@ from hedgerow.errors import ConfigError, Unauthenticated
 from hedgerow.security import Identity, Role
 from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
-from tests.integration.attacks.federation import ANYWHERE, Peer
+from tests.integration.attacks.federation import Peer
+from tests.integration.running_server import on_free_ports
 
 MODEL = bytes(range(256)) * 1000
 
@@ -39,15 +40,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def options(state_dir: Path, certificates: Certificates, client_certificates: bool | None) -> ServerOptions:
-    return ServerOptions(
-        certificates=certificates,
-        client_certificates=client_certificates,
-        fleet_address=ANYWHERE,
-        driver_address=ANYWHERE,
-        blob_address=ANYWHERE,
-        web_address=ANYWHERE,
-        state_dir=state_dir,
-    )
+    return on_free_ports(certificates=certificates, client_certificates=client_certificates, state_dir=state_dir)
 
 
 @pytest.fixture(params=["foreign", "provisioned"])

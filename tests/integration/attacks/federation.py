@@ -25,16 +25,15 @@ from hedgerow.client.session import Session, Standing
 from hedgerow.errors import HedgerowError
 from hedgerow.records import Blob, Instruction, Task
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire import convert
 from hedgerow.wire.blob_http import ERROR_HEADER, OFFSET_HEADER
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2_grpc, operator_pb2_grpc, records_pb2
 from hedgerow.wire.status import from_rpc_error
+from tests.integration.running_server import running
 
-ANYWHERE = Address("127.0.0.1", 0)
 SOON = Limit("soon_s", 20.0)
 CALL_S = 10.0
 RUN, TASK = "run0000000001", "task000000001"
@@ -189,20 +188,8 @@ async def federation(folder: Path, **limits: Any) -> AsyncIterator[Federation]:
     """A running server with certificates that were made for it; with options of its own."""
     authority = Authority.create(folder / "certificates")
     server = authority.issue(Role.SERVER, "server")
-    options = ServerOptions(
-        certificates=files_of(server),
-        revoked=server / "revoked.pem",
-        fleet_address=ANYWHERE,
-        driver_address=ANYWHERE,
-        blob_address=ANYWHERE,
-        web_address=ANYWHERE,
-        state_dir=folder / "state",
-        **limits,
-    )
-    service = Service(options)
-    await service.start()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(service.stop)
+    options = {"certificates": files_of(server), "revoked": server / "revoked.pem", "state_dir": folder / "state"}
+    async with running(**options, **limits) as service, contextlib.AsyncExitStack() as stack:
         yield Federation(service, authority, folder / "state", stack)
 
 

@@ -16,16 +16,14 @@ import grpc
 
 from hedgerow.records import Blob, Outcome, Parameters, Payload, Reply, Task
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait_future
 from hedgerow.wire import convert, tensors
-from hedgerow.wire.channel import Address
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
 from hedgerow.wire.transfer import BlobPeer, Grant
+from tests.integration.running_server import on_free_ports
 
 SOON = Limit("test_s", 20.0)
-ANY_PORT = Address("127.0.0.1", 0)
 Work = Callable[[Task, Parameters], tuple[Parameters | None, int, float]]
 """What a client makes of a task and its parameters: parameters, number of examples, loss."""
 
@@ -33,15 +31,7 @@ Work = Callable[[Task, Parameters], tuple[Parameters | None, int, float]]
 @contextmanager
 def real_server(state_dir: Path, inline_max_bytes: int) -> Iterator[Service]:
     """A server on free ports."""
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=state_dir,
-        inline_max_bytes=inline_max_bytes,
-    )
+    options = on_free_ports(state_dir=state_dir, inline_max_bytes=inline_max_bytes)
     started: concurrent.futures.Future[tuple[Service, asyncio.AbstractEventLoop, asyncio.Event]] = concurrent.futures.Future()
     ended: concurrent.futures.Future[None] = concurrent.futures.Future()
 

@@ -13,36 +13,24 @@ from hedgerow.records import Blob, Instruction, Task
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
 from hedgerow.server.driver_api import MAX_RUN_NAME_CHARS
-from hedgerow.server.options import ServerOptions
-from hedgerow.server.service import Service
 from hedgerow.wire import convert
-from hedgerow.wire.channel import MAX_MESSAGE_BYTES, Address, open_channel
+from hedgerow.wire.channel import MAX_MESSAGE_BYTES, open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, records_pb2
+from tests.integration.running_server import running
 
-ANY_PORT = Address("127.0.0.1", 0)
 RUN = "run0000000000001"
 DRIVER = Identity.fresh(Role.DRIVER)
 
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[driver_pb2_grpc.DriverAsyncStub]:
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=tmp_path / "state",
-        max_blob_bytes=10_000,
-    )
-    service = Service(options)
-    await service.start()
-    channel = open_channel(service.driver_address, None)
-    made = driver_pb2_grpc.DriverStub(channel)
-    await made.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, name="bounds", seed=1), metadata=DRIVER.metadata())
-    yield made
-    await channel.close(None)
-    await service.stop()
+    async with (
+        running(state_dir=tmp_path / "state", max_blob_bytes=10_000) as service,
+        open_channel(service.driver_address, None) as channel,
+    ):
+        made = driver_pb2_grpc.DriverStub(channel)
+        await made.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, name="bounds", seed=1), metadata=DRIVER.metadata())
+        yield made
 
 
 def task(number: int, instruction: Instruction) -> records_pb2.Task:
@@ -158,22 +146,11 @@ async def test_a_long_reason_and_a_long_name_of_a_run_are_refused(stub: driver_p
 
 
 async def test_a_quota_that_is_used_up_is_told_with_its_option(tmp_path: Path) -> None:
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=tmp_path / "state",
-        max_run_blobs=1,
-        max_run_bytes=100,
-        max_driver_runs=1,
-    )
-    service = Service(options)
-    await service.start()
-    channel = open_channel(service.driver_address, None)
-    made = driver_pb2_grpc.DriverStub(channel)
-    try:
+    async with (
+        running(state_dir=tmp_path / "state", max_run_blobs=1, max_run_bytes=100, max_driver_runs=1) as service,
+        open_channel(service.driver_address, None) as channel,
+    ):
+        made = driver_pb2_grpc.DriverStub(channel)
         start = records_pb2.StartUploadRequest(upload_id="upload0000000001", size=100, run_id=RUN)
         await made.CreateRun(driver_pb2.CreateRunRequest(run_id=RUN, seed=1), metadata=DRIVER.metadata())
         large = records_pb2.StartUploadRequest(upload_id="upload0000000002", size=101, run_id=RUN)
@@ -190,6 +167,3 @@ async def test_a_quota_that_is_used_up_is_told_with_its_option(tmp_path: Path) -
                 await call(request, metadata=DRIVER.metadata())  # type: ignore[arg-type]
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert option in str(caught.value.details())
-    finally:
-        await channel.close(None)
-        await service.stop()

@@ -10,13 +10,11 @@ import pytest
 from hedgerow.client.session import Session, Standing
 from hedgerow.errors import Unauthenticated, WaitTimeout
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
-from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc
+from tests.integration.running_server import running
 
-ANYWHERE = Address("127.0.0.1", 0)
 STANDING = Standing("a", "test", [], [])
 SOON = Limit("soon_s", 10.0)
 A_MOMENT = Limit("a_moment_s", 0.3)
@@ -24,20 +22,8 @@ A_MOMENT = Limit("a_moment_s", 0.3)
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[fleet_pb2_grpc.FleetAsyncStub]:
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANYWHERE,
-        driver_address=ANYWHERE,
-        blob_address=ANYWHERE,
-        web_address=ANYWHERE,
-        state_dir=tmp_path,
-    )
-    service = Service(options)
-    await service.start()
-    channel = open_channel(service.fleet_address, None)
-    yield fleet_pb2_grpc.FleetStub(channel)
-    await channel.close(None)
-    await service.stop()
+    async with running(state_dir=tmp_path) as service, open_channel(service.fleet_address, None) as channel:
+        yield fleet_pb2_grpc.FleetStub(channel)
 
 
 async def next_event(session: Session) -> str | None:

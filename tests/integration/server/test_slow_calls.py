@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hedgerow.security import Identity, Role
 from hedgerow.server import fleet
-from hedgerow.server.options import ServerOptions
-from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.channel import MAX_CALLS_AT_ONCE, Address
 from hedgerow.wire.proto import driver_pb2
+from tests.integration.running_server import running
 
-ANY_PORT = Address("127.0.0.1", 0)
 SOON = Limit("soon_s", 20.0)
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
@@ -70,23 +67,6 @@ class RawPeer:
             await wait(self._writer.wait_closed(), SOON, "the connection to close")
 
 
-@contextlib.asynccontextmanager
-async def serving(folder: Path, **limits: float) -> AsyncIterator[Service]:
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=folder / "state",
-        **limits,  # type: ignore[arg-type]
-    )
-    service = Service(options)
-    await service.start()
-    yield service
-    await service.stop()
-
-
 def begun(message: bytes, *, whole: bool) -> bytes:
     """A message of gRPC; or only its beginning, after which more is due."""
     data = b"\0" + struct.pack(">I", len(message)) + message
@@ -98,7 +78,7 @@ CREATE = driver_pb2.CreateRunRequest(run_id="run0000000000001", name="slow", see
 
 @pytest.mark.parametrize("said", [b"", b"\0\0", begun(CREATE, whole=False)], ids=["nothing", "half a prefix", "half a message"])
 async def test_call_whose_request_does_not_arrive_is_refused_in_time(tmp_path: Path, said: bytes) -> None:
-    async with serving(tmp_path, request_s=0.2) as service:
+    async with running(state_dir=tmp_path / "state", request_s=0.2) as service:
         peer = await RawPeer.connect(service.driver_address)
         peer.call(1, CREATE_RUN, Role.DRIVER)
         peer.send(DATA, 0, 1, said)
@@ -111,7 +91,7 @@ async def test_call_whose_request_does_not_arrive_is_refused_in_time(tmp_path: P
 
 @pytest.mark.parametrize("path", [WATCH, HEALTH_WATCH])
 async def test_stream_of_answers_whose_request_does_not_arrive_is_refused_in_time(tmp_path: Path, path: str) -> None:
-    async with serving(tmp_path, request_s=0.2) as service:
+    async with running(state_dir=tmp_path / "state", request_s=0.2) as service:
         peer = await RawPeer.connect(service.driver_address)
         peer.call(1, path, Role.DRIVER)
         peer.send(DATA, 0, 1, begun(b"x" * 100, whole=False))
@@ -120,7 +100,7 @@ async def test_stream_of_answers_whose_request_does_not_arrive_is_refused_in_tim
 
 
 async def test_call_that_ends_without_a_request_is_refused(tmp_path: Path) -> None:
-    async with serving(tmp_path) as service:
+    async with running(state_dir=tmp_path / "state") as service:
         peer = await RawPeer.connect(service.driver_address)
         peer.call(1, CREATE_RUN, Role.DRIVER)
         peer.send(DATA, END_STREAM, 1, b"")
@@ -130,7 +110,7 @@ async def test_call_that_ends_without_a_request_is_refused(tmp_path: Path) -> No
 
 async def test_session_that_does_not_begin_with_a_whole_hello_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "HELLO", Limit("hello_s", 0.2))
-    async with serving(tmp_path) as service:
+    async with running(state_dir=tmp_path / "state") as service:
         peer = await RawPeer.connect(service.fleet_address)
         for stream, said in ((1, b""), (3, begun(b"x" * 100, whole=False))):
             peer.call(stream, SESSION, Role.CLIENT)
@@ -141,14 +121,14 @@ async def test_session_that_does_not_begin_with_a_whole_hello_is_ended(tmp_path:
 
 
 async def test_connection_without_calls_is_closed(tmp_path: Path) -> None:
-    async with serving(tmp_path, idle_connection_s=0.3) as service:
+    async with running(state_dir=tmp_path / "state", idle_connection_s=0.3) as service:
         peer = await RawPeer.connect(service.fleet_address)
         await peer.until(GOAWAY)
         await peer.close()
 
 
 async def test_connection_may_have_so_many_calls_at_once_and_no_more(tmp_path: Path) -> None:
-    async with serving(tmp_path) as service:
+    async with running(state_dir=tmp_path / "state") as service:
         peer = await RawPeer.connect(service.driver_address)
         settings = await peer.until(SETTINGS)
         told = {

@@ -11,15 +11,14 @@ import pytest
 
 from hedgerow.records import Instruction, Task
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, wait
 from hedgerow.wire import convert
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc
+from tests.integration.running_server import on_free_ports
 
-ANY_PORT = Address("127.0.0.1", 0)
 RUN = "run0000000000001"
 DRIVER = Identity.fresh(Role.DRIVER)
 SOON = Limit("soon_s", 10.0)
@@ -43,8 +42,7 @@ async def test_tasks_are_sent_to_their_clients_though_the_driver_is_gone_when_th
                 told.set()
 
     monkeypatch.setattr(Store, "push_tasks", slow)
-    places = {f"{name}_address": ANY_PORT for name in ("fleet", "driver", "blob", "web")}
-    service = Service(ServerOptions(insecure=True, state_dir=tmp_path / "state", **places))  # type: ignore[arg-type]
+    service = Service(on_free_ports(state_dir=tmp_path / "state"))
     heard = Heard(logging.INFO)
     log = logging.getLogger("hedgerow.server.driver_api")
     caplog.set_level(logging.INFO, log.name)

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from hedgerow.security import Identity, Role
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, pause, wait
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, operator_pb2, operator_pb2_grpc
+from tests.integration.running_server import running
 
-ANY_PORT = Address("127.0.0.1", 0)
 RUN = "run0000000000001"
 DRIVER = Identity.fresh(Role.DRIVER)
 SOON = Limit("test_s", 20.0)
@@ -23,18 +22,8 @@ SOON = Limit("test_s", 20.0)
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    options = ServerOptions(
-        insecure=True,
-        fleet_address=ANY_PORT,
-        driver_address=ANY_PORT,
-        blob_address=ANY_PORT,
-        web_address=ANY_PORT,
-        state_dir=tmp_path / "state",
-    )
-    started = Service(options)
-    await started.start()
-    yield started
-    await started.stop()
+    async with running(state_dir=tmp_path / "state") as started:
+        yield started
 
 
 async def until_streams(service: Service, count: int) -> None:

@@ -10,35 +10,27 @@ from typing import Any
 
 import pytest
 
-from hedgerow.client.session import Pace, Session, Standing
+from hedgerow.client.session import Rhythm, Session, Standing
 from hedgerow.errors import LimitReached, Unavailable
 from hedgerow.records import NodeState
 from hedgerow.security import Identity, Role
 from hedgerow.server import fleet, open_files, sessions
 from hedgerow.server.openings import Openings
-from hedgerow.server.options import ServerOptions
 from hedgerow.server.service import Service
 from hedgerow.store.changes import SessionOpened
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, pause, wait
-from hedgerow.wire.channel import Address, open_channel
+from hedgerow.wire.channel import open_channel
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc
+from tests.integration.running_server import running
 
-ANYWHERE = Address("127.0.0.1", 0)
 SOON = Limit("soon_s", 10.0)
 
 
 @asynccontextmanager
 async def fleet_api(folder: Path) -> AsyncIterator[tuple[Service, fleet_pb2_grpc.FleetAsyncStub]]:
-    ports = {f"{name}_address": ANYWHERE for name in ("fleet", "driver", "blob", "web")}
-    service = Service(ServerOptions(insecure=True, state_dir=folder, **ports))  # type: ignore[arg-type]
-    await service.start()
-    channel = open_channel(service.fleet_address, None)
-    try:
+    async with running(state_dir=folder) as service, open_channel(service.fleet_address, None) as channel:
         yield service, fleet_pb2_grpc.FleetStub(channel)
-    finally:
-        await channel.close(None)
-        await service.stop()
 
 
 async def test_client_that_finds_too_many_waiting_is_told_when_to_come_back(
@@ -56,12 +48,12 @@ async def test_open_session_learns_that_there_are_more_clients_now(tmp_path: Pat
     monkeypatch.setattr(sessions, "SHORTEST_BEAT_INTERVAL_S", 0.1)
     async with fleet_api(tmp_path) as (_, stub):
         session = await Session.open(stub, Identity.fresh(Role.CLIENT), Standing("a", "test", [], []))
-        assert session.pace == Pace(0.1, 1 / sessions.RECONNECTS_PER_S)
+        assert session.rhythm == Rhythm(0.1, 1 / sessions.RECONNECTS_PER_S)
         monkeypatch.setattr(sessions, "SHORTEST_BEAT_INTERVAL_S", 0.2)
         monkeypatch.setattr(sessions, "RECONNECTS_PER_S", 10)
 
         reading = asyncio.create_task(_read_on(session))
-        while session.pace != Pace(0.2, 0.1):
+        while session.rhythm != Rhythm(0.2, 0.1):
             assert not reading.done(), "the session has ended"
             await pause(0.01, "a beat")
         session.close()
