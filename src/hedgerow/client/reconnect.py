@@ -42,7 +42,7 @@ class Reconnect:
             at_least_s: How long to stay away in any case.
         """
         if ended is not None:
-            self._within_s = ended.pace.reconnect_within_s
+            self._within_s = ended.rhythm.reconnect_within_s
             if asyncio.get_running_loop().time() - self._opened_at > STEADY_S:
                 self._backoff.reset()
         elif isinstance(error, WaitTimeout):  # there is a server, and it has too much to do

@@ -53,7 +53,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Rhythm:
     """How the server wants its clients to behave, which depends on how many there are.
 
     Attributes:
@@ -65,7 +65,7 @@ class Pace:
     reconnect_within_s: float
 
     @classmethod
-    def told(cls, message: fleet_pb2.Welcome | fleet_pb2.Beat) -> Pace:
+    def told(cls, message: fleet_pb2.Welcome | fleet_pb2.Beat) -> Rhythm:
         """As the server said it."""
         within_s = min(MAX_RECONNECT_WITHIN_S, max(0.0, message.reconnect_within_s))
         return cls(max(MIN_BEAT_INTERVAL_S, message.beat_interval_s), within_s)
@@ -78,14 +78,14 @@ class Session:
         server_id: Identifies the server's state.
         epoch: Goes with every call made in this session.
         data_plane: Where blobs travel.
-        pace: What the server said last about how to behave.
+        rhythm: What the server said last about how to behave.
     """
 
     def __init__(self, call: _Call, welcome: fleet_pb2.Welcome) -> None:
         self.server_id = welcome.server_id
         self.epoch = welcome.epoch
         self.data_plane: DataPlane = data_plane_from_proto(welcome.data_plane)
-        self.pace = Pace.told(welcome)
+        self.rhythm = Rhythm.told(welcome)
         self._call = call
         self._writing = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -129,14 +129,14 @@ class Session:
         """
         try:
             while True:
-                silent = Limit("session_silent_s", SILENT_BEATS * self.pace.beat_interval_s)
+                silent = Limit("session_silent_s", SILENT_BEATS * self.rhythm.beat_interval_s)
                 message = await wait(self._call.read(), silent, "a sign of life from the server")
                 if message is grpc.aio.EOF or not isinstance(message, fleet_pb2.SessionDown):
                     return
                 if message.WhichOneof("event") != "beat":
                     yield message
                 elif message.beat.beat_interval_s:
-                    self.pace = Pace.told(message.beat)
+                    self.rhythm = Rhythm.told(message.beat)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         finally:
@@ -164,7 +164,7 @@ class Session:
 
     async def _beat(self) -> None:
         while True:
-            await pause(self.pace.beat_interval_s, "the interval between beats")
+            await pause(self.rhythm.beat_interval_s, "the interval between beats")
             try:
                 async with self._writing:
                     await self._call.write(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))

@@ -9,13 +9,13 @@ from typing import cast
 import pytest
 
 from hedgerow.client.reconnect import STEADY_S, Reconnect
-from hedgerow.client.session import Pace, Session
+from hedgerow.client.session import Rhythm, Session
 from hedgerow.errors import HedgerowError, Unavailable, WaitTimeout
 from hedgerow.wire.proto import fleet_pb2
 
 
 def session(within_s: float) -> Session:
-    return cast(Session, SimpleNamespace(pace=Pace(15.0, within_s)))
+    return cast(Session, SimpleNamespace(rhythm=Rhythm(15.0, within_s)))
 
 
 async def test_pauses_grow_while_there_is_no_server() -> None:
@@ -58,8 +58,8 @@ async def test_a_server_that_says_when_to_come_back_is_obeyed_with_some_jitter()
 
 
 def test_what_the_server_says_about_the_pace_has_bounds() -> None:
-    assert Pace.told(fleet_pb2.Welcome(beat_interval_s=0.0, reconnect_within_s=1e9)) == Pace(0.05, 600.0)
-    assert Pace.told(fleet_pb2.Beat(beat_interval_s=100.0, reconnect_within_s=-1.0)) == Pace(100.0, 0.0)
+    assert Rhythm.told(fleet_pb2.Welcome(beat_interval_s=0.0, reconnect_within_s=1e9)) == Rhythm(0.05, 600.0)
+    assert Rhythm.told(fleet_pb2.Beat(beat_interval_s=100.0, reconnect_within_s=-1.0)) == Rhythm(100.0, 0.0)
 
 
 async def test_attempts_that_a_busy_server_leaves_without_an_answer_are_spread_over_more_and_more_time() -> None:
