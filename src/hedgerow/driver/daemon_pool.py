@@ -1,4 +1,4 @@
-"""A few threads for downloads that run ahead, which end with the process whatever they do (unlike ``ThreadPoolExecutor``'s)."""
+"""A few threads for work beside the run, which end with the process whatever they do (unlike ``ThreadPoolExecutor``'s)."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from hedgerow.aggregation.blocks import MEMORY
 from hedgerow.copies import copied
@@ -50,14 +51,7 @@ class ParameterFiles:
         """
         if sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values()) < MIN_BYTES:
             return MEMORY.put(layout, values)
-        path = self._new_path()
-        try:
-            with path.open("xb", buffering=0) as file:
-                copied("parameters to a file", tensors.write_blocks(layout, values, file))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return self._mapped(path)
+        return self._written(lambda file: tensors.write_blocks(layout, values, file))
 
     def filed(self, parameters: Parameters) -> Parameters:
         """The same parameters as views of a file of their own, where they are large and have none yet.
@@ -68,14 +62,7 @@ class ParameterFiles:
         """
         if parameters.nbytes < MIN_BYTES or self.path(parameters) is not None:
             return parameters
-        path = self._new_path()
-        try:
-            with path.open("xb", buffering=0) as file:
-                copied("parameters to a file", tensors.write(parameters, file))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return self._mapped(path)
+        return self._written(lambda file: tensors.write(parameters, file))
 
     def adopt(self, parameters: Parameters, path: Path) -> None:
         """These parameters lie in a file that others may remove: keep it under a name of our own, if that is possible."""
@@ -95,7 +82,15 @@ class ParameterFiles:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _mapped(self, path: Path) -> Parameters:
+    def _written(self, write: Callable[[BinaryIO], int]) -> Parameters:
+        """What was written into a fresh file; nothing stays of one that could not be written."""
+        path = self._new_path()
+        try:
+            with path.open("xb", buffering=0) as file:
+                copied("parameters to a file", write(file))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         parameters = tensors.map_file(path)
         self._own(parameters, path)
         return parameters

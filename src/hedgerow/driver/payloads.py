@@ -57,7 +57,7 @@ class Payloads:
         self._run_id = run_id
         self._ssl = None if tls is None else tls.https_client()
         self._reconnect = reconnect
-        self._folder = Path(tempfile.mkdtemp(prefix="hedgerow-driver-"))
+        self._folder: Path | None = None
         self._numbers = itertools.count()
         self._plane: DataPlane | None = None
         self._peer: BlobPeer | None = None
@@ -127,7 +127,8 @@ class Payloads:
             self._closed = True
             if self._peer is not None:
                 self._peer.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _is_too_large(self, payload: Payload) -> bool:
         """Whether the payload rode in messages to the server before this one, which takes less in a message."""
@@ -194,6 +195,9 @@ class Payloads:
         return Grant(self._connection.call_blocking("ResolveBlob", request, ASK).url)
 
     def _new_path(self) -> Path:
-        if self._closed:
-            raise HedgerowError("The driver is closed.")
+        with self._lock:
+            if self._closed:
+                raise HedgerowError("The driver is closed.")
+            if self._folder is None:  # small parameters need none
+                self._folder = Path(tempfile.mkdtemp(prefix="hedgerow-driver-"))
         return self._folder / f"{next(self._numbers):06d}.safetensors"

@@ -9,11 +9,11 @@ Owned here: that rounds are kept one after the other, and that an error of one i
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from hedgerow.driver.checkpoint import Checkpoint
+from hedgerow.driver.daemon_pool import DaemonPool
 from hedgerow.driver.driver import Driver
 from hedgerow.driver.run_folder import RunFolder
 from hedgerow.waits import Limit, wait_future
@@ -36,6 +36,7 @@ class FolderRecord:
         self._folder = folder
         self._driver = driver
         self._writing: Future[None] | None = None
+        self._pool = DaemonPool(1, "hedgerow-checkpoint")
 
     def write(self, checkpoint: Checkpoint, kept: Callable[[], None]) -> None:
         """Keep a round whose results have all come; what came so far belongs to it or to an earlier one.
@@ -58,7 +59,7 @@ class FolderRecord:
         if file is None or checkpoint.cursor is not None:  # small, or an asynchronous run, whose tasks know no rounds
             keep()
         else:
-            self._writing = _in_background(keep)
+            self._writing = self._in_background(keep)
 
     def settle(self) -> None:
         """Wait until all rounds are kept.
@@ -77,17 +78,16 @@ class FolderRecord:
         except Exception as error:  # noqa: BLE001 (the run ends with an error of its own)
             log.warning("The last round could not be kept: %s", error, extra={"action": "checkpoint_failed"})
 
+    def _in_background(self, work: Callable[[], None]) -> Future[None]:
+        done: Future[None] = Future()
 
-def _in_background(work: Callable[[], None]) -> Future[None]:
-    done: Future[None] = Future()
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="hedgerow-checkpoint", daemon=True).start()
-    return done
+        self._pool.submit(run)
+        return done

@@ -54,6 +54,7 @@ _MAX_IDLE_ARRIVALS = 256
 _FINISH_S = 5.0
 TRANSFER_STALLED_S = 60.0
 IDLE_S = 75.0
+MAX_TRANSFERS = 64
 _ABOUT = ("upload_id", "digest")
 # How long the rest of a refused upload is read and thrown away, so that the sender gets to see the answer.
 _LINGER_S = 2.0
@@ -115,7 +116,7 @@ class BlobPortLimits:
 
     transfer_stalled_s: float = TRANSFER_STALLED_S
     idle_s: float = IDLE_S
-    max_transfers: int = 64
+    max_transfers: int = MAX_TRANSFERS
     stop_s: float = 1.0
     doorway: DoorwayLimits = field(default_factory=DoorwayLimits)
 

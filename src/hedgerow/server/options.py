@@ -11,6 +11,7 @@ import platformdirs
 from hedgerow.certificates import Certificates
 from hedgerow.errors import ConfigError
 from hedgerow.records import DataPlane
+from hedgerow.server.blob_port import MAX_TRANSFERS
 from hedgerow.server.requests import REQUEST_S
 from hedgerow.store.quotas import Quotas
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
@@ -94,7 +95,7 @@ class ServerOptions:
     max_run_bytes: int = _QUOTAS.max_run_bytes
     max_node_tasks: int = _QUOTAS.max_node_tasks
     max_driver_runs: int = _QUOTAS.max_driver_runs
-    max_transfers: int = 64
+    max_transfers: int = MAX_TRANSFERS
     request_s: float = REQUEST_S
     idle_connection_s: float = 300.0
 

@@ -143,9 +143,9 @@ def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float
     connection.execute(_FINISH, changes)
     values = [_result_values(row, reply, released=released) for row in rows]
     if len(rows) == 1:
-        (cursor,) = connection.execute(_ADD_RESULTS, values[0]).inserted_primary_key or (0,)
-        row = rows[0]
-        note(connection, row.run_id, TaskResult(cursor, row.task_id, row.node_id, row.round, row.kind, reply))
+        key, row = connection.execute(_ADD_RESULTS, values[0]).inserted_primary_key, rows[0]
+        assert key is not None, "the database numbers results"
+        note(connection, row.run_id, TaskResult(key[0], row.task_id, row.node_id, row.round, row.kind, reply))
     else:
         connection.execute(_ADD_RESULTS, values)
         for run_id in dict.fromkeys(row.run_id for row in rows):
