@@ -11,7 +11,7 @@ import pytest
 
 from hedgerow.driver.acknowledgements import Acknowledgements
 from hedgerow.errors import HedgerowError, PermissionDenied, WaitTimeout
-from hedgerow.waits import Limit
+from hedgerow.waits import Limit, wait_future
 from hedgerow.wire.proto import driver_pb2
 
 BRIEF = Limit("brief_s", 0.0)
@@ -27,7 +27,11 @@ class Wire:
         self.answers = threading.Event()
         self.refusal: Exception | None = None
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
 
     async def call(self, method: str, request: driver_pb2.AcknowledgeRoundRequest, limit: Limit) -> None:
         """The call of the Driver API."""
@@ -53,6 +57,11 @@ def wire() -> Iterator[Wire]:
     wire.answers.set()
     yield wire
     wire.answers.set()
+
+    async def begun() -> None:
+        """Comes after what was spawned: that has begun then."""
+
+    wait_future(asyncio.run_coroutine_threadsafe(begun(), wire.loop), LONG, "what was spawned to begin")
     wire.loop.call_soon_threadsafe(wire.loop.stop)
 
 
