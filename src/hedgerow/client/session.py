@@ -50,6 +50,7 @@ class Standing:
     software: str
     running: Sequence[str]
     finished: Sequence[str]
+    transport_dtypes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class Session:
             software=standing.software,
             running=standing.running,
             finished=standing.finished,
+            transport_dtypes=standing.transport_dtypes,
         )
         call, first = await _answered(stub, identity, hello)
         try:

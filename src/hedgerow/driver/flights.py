@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -64,6 +65,7 @@ class DriverFlights:
         self._condition = threading.Condition()
         self._open: dict[str, tuple[Flight, Task]] = {}
         self._landed: list[tuple[int, str, Future[FitRes], Measure]] = []
+        self._as_sent_before: weakref.WeakKeyDictionary[Parameters, Parameters] = weakref.WeakKeyDictionary()
         self._error: BaseException | None = None
         self._nodes_changed = False
         self._round = self._number = 0
@@ -97,10 +99,10 @@ class DriverFlights:
         self._number += 1
         if self._journal is not None:
             assert task.instruction.parameters is not None, "fit carries parameters"
-            sent = SentIns(ins.config, task.instruction.parameters, current=False)
+            sent = SentIns(ins.config, task.instruction.parameters, False, task.instruction.transport_dtype)
             asked = Asked(node.node_id, node.name, 0)
             self._journal.write(Batch(server_round, key, [asked], [sent], (), sequences, self._manager.state_dict()))
-        self._launch(Flight(client, ins, server_round, key, spec), task, timeout)
+        self._launch(Flight(client, self._as_sent(ins, task.instruction.transport_dtype), server_round, key, spec), task, timeout)
 
     def take_up(
         self, pending: Sequence[tuple[int, str]], next_round: int, current: Parameters, spec_of: SpecOf, timeout: float | None
@@ -124,8 +126,8 @@ class DriverFlights:
             (asked,), (sent,) = batch.asked, batch.instructions
             base = bases.get((batch.round, sent.payload))
             if base is None:
-                if batch.round == next_round and are_those_of(sent.payload, current):
-                    self._driver.adopt(current, sent.payload)
+                if batch.round == next_round and are_those_of(sent, current):
+                    self._driver.adopt(current, sent.payload, sent.transport_dtype)
                     base = current
                 else:
                     base = self._driver.download(sent.payload)
@@ -136,6 +138,7 @@ class DriverFlights:
             self._driver.continue_round(batch.round, batch.sequences or [(asked.node_id, str(Kind.FIT), 0)])
             node, ins = Node(asked.node_id, asked.name, NodeState.AWAY, 0, 0.0), FitIns(base, sent.config)
             task = self._task(batch.round, node, ins)
+            ins = self._as_sent(ins, sent.transport_dtype)
             launched.append((Flight(self._proxy(node), ins, batch.round, batch.kind, spec_of(batch.round, ins)), task))
         if launched:
             log.info("Taking up %s tasks that were sent before", len(launched), extra={"action": "tasks_taken_up"})
@@ -180,6 +183,18 @@ class DriverFlights:
 
     def _task(self, server_round: int, node: Node, ins: FitIns) -> Task:
         return self._driver.task(node, Kind.FIT, round=server_round, config=ins.config, parameters=ins.parameters)
+
+    def _as_sent(self, ins: FitIns, transport_dtype: str) -> FitIns:
+        """The instruction with the model that the client really starts from: its change is counted from there.
+
+        An earlier version is known to a driver that takes the run up as it was sent alone: so every driver counts alike.
+        """
+        if not transport_dtype:
+            return ins
+        base = self._as_sent_before.get(ins.parameters)
+        if base is None:
+            base = self._as_sent_before[ins.parameters] = self._driver.files.as_sent(ins.parameters, transport_dtype)
+        return FitIns(base, ins.config)
 
     def _launch(self, flight: Flight, task: Task, timeout: float | None) -> None:
         with self._condition:
