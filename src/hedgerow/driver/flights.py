@@ -102,7 +102,8 @@ class DriverFlights:
             sent = SentIns(ins.config, task.instruction.parameters, False, task.instruction.transport_dtype)
             asked = Asked(node.node_id, node.name, 0)
             self._journal.write(Batch(server_round, key, [asked], [sent], (), sequences, self._manager.state_dict()))
-        self._launch(Flight(client, self._as_sent(ins, task.instruction.transport_dtype), server_round, key, spec), task, timeout)
+        ins = self._as_sent(ins, task.instruction.parameters, task.instruction.transport_dtype)
+        self._launch(Flight(client, ins, server_round, key, spec), task, timeout)
 
     def take_up(
         self, pending: Sequence[tuple[int, str]], next_round: int, current: Parameters, spec_of: SpecOf, timeout: float | None
@@ -138,7 +139,7 @@ class DriverFlights:
             self._driver.continue_round(batch.round, batch.sequences or [(asked.node_id, str(Kind.FIT), 0)])
             node, ins = Node(asked.node_id, asked.name, NodeState.AWAY, 0, 0.0), FitIns(base, sent.config)
             task = self._task(batch.round, node, ins)
-            ins = self._as_sent(ins, sent.transport_dtype)
+            ins = self._as_sent(ins, sent.payload, sent.transport_dtype)
             launched.append((Flight(self._proxy(node), ins, batch.round, batch.kind, spec_of(batch.round, ins)), task))
         if launched:
             log.info("Taking up %s tasks that were sent before", len(launched), extra={"action": "tasks_taken_up"})
@@ -184,16 +185,17 @@ class DriverFlights:
     def _task(self, server_round: int, node: Node, ins: FitIns) -> Task:
         return self._driver.task(node, Kind.FIT, round=server_round, config=ins.config, parameters=ins.parameters)
 
-    def _as_sent(self, ins: FitIns, transport_dtype: str) -> FitIns:
+    def _as_sent(self, ins: FitIns, payload: Payload | None, transport_dtype: str) -> FitIns:
         """The instruction with the model that the client really starts from: its change is counted from there.
 
         An earlier version is known to a driver that takes the run up as it was sent alone: so every driver counts alike.
         """
-        if not transport_dtype:
+        if not transport_dtype or payload is None:
             return ins
         base = self._as_sent_before.get(ins.parameters)
         if base is None:
             base = self._as_sent_before[ins.parameters] = self._driver.files.as_sent(ins.parameters, transport_dtype)
+            self._driver.adopt(base, payload, transport_dtype)  # it may outlive what it was made of
         return FitIns(base, ins.config)
 
     def _launch(self, flight: Flight, task: Task, timeout: float | None) -> None:

@@ -33,15 +33,14 @@ class Unread(NarrowParameters):
 def updates(transport_dtype: str) -> tuple[list[Parameters], list[Parameters]]:
     """Updates as they arrive, and the same values in their own dtypes."""
     rng = np.random.default_rng(4)
-    narrow, wide = [], []
+    narrow, wide = list[Parameters](), list[Parameters]()
     for _ in range(CLIENTS):
-        sent = Parameters(
-            {
-                "w": rng.standard_normal((400, 500)).astype(np.float32),
-                "n": rng.integers(0, 9, 3),
-                "d": rng.standard_normal(9),
-            }
-        )
+        arrays: dict[str, NDArray] = {
+            "w": rng.standard_normal((400, 500)).astype(np.float32),
+            "n": rng.integers(0, 9, 3),
+            "d": rng.standard_normal(9),
+        }
+        sent = Parameters(arrays)
         arrived = tensors.view(tensors.dumps(sent, transport_dtype))
         wide.append(Parameters(dict(arrived)))
         own = {name: dtype for name, (_, dtype) in arrived.layout.items() if name != "n"}
@@ -63,7 +62,8 @@ def meaned(some: list[Parameters]) -> Parameters:
     return mean.take()
 
 
-X = Parameters({"w": np.ones((400, 500), np.float32), "n": np.arange(3), "d": np.ones(9)})
+ONES: dict[str, NDArray] = {"w": np.ones((400, 500), np.float32), "n": np.arange(3), "d": np.ones(9)}
+X = Parameters(ONES)
 FOLDS: dict[str, Callable[[list[Parameters]], Any]] = {
     "mean": lambda some: weighted_mean((update, weight) for weight, update in enumerate(some, 1)),
     "mean of few": lambda some: weighted_mean((update, 1) for update in some[:3]),
