@@ -15,7 +15,6 @@ SMALL, LARGE = 10_000, 4_000_000
 EXPECTED: dict[str, dict[str, float]] = {
     "small model": {
         "calls: Driver PushTasks": 1,
-        "calls: Fleet CompleteTask": 2,
         "calls: Driver AcknowledgeRound": 1,
         "store: changes": 4,
         "store: commits": 4,
@@ -30,7 +29,6 @@ EXPECTED: dict[str, dict[str, float]] = {
         "calls: Driver PushTasks": 1,
         "calls: Fleet ResolveBlob": 2,
         "calls: Fleet StartUpload": 2,
-        "calls: Fleet CompleteTask": 2,
         "calls: Driver ResolveBlob": 2,
         "calls: Driver AcknowledgeRound": 1,
         "store: changes": 10,

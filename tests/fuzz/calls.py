@@ -129,6 +129,10 @@ _REPLY = records_pb2.Reply(
 _INLINE_REPLY = records_pb2.Reply(
     outcome=records_pb2.OUTCOME_USER_ERROR, message="m", traceback="t", parameters=records_pb2.Payload(inline=b"tensors")
 )
+_COMPLETE = tuple(
+    fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task_id, reply=reply))
+    for task_id, reply in ((TASK, _REPLY), (TASK, _INLINE_REPLY), (DONE_TASK, _REPLY))
+)
 _SESSION_END = fleet_pb2.SessionUp(leave=fleet_pb2.Leave(reason="stopping", handed_back=[TASK]))
 _UPLOADS = (
     records_pb2.StartUploadRequest(upload_id="upload0000000009", size=10, run_id=RUN),
@@ -139,9 +143,7 @@ FLEET: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("Session", (_hello(NODE, "node-b"), _SESSION_END)),
     *(("StartUpload", (request,)) for request in _UPLOADS),
     ("ResolveBlob", (records_pb2.ResolveBlobRequest(digest=DIGEST, run_id=RUN, task_id=TASK),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=1, reply=_REPLY),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=1, reply=_INLINE_REPLY),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=DONE_TASK, epoch=1, reply=_REPLY),)),
+    *(("Session", (_hello(NODE, "node-a"), complete, _SESSION_END)) for complete in _COMPLETE),
 )
 _PUSH = [convert.task_to_proto(_task(NEW_TASK, BLOB)), convert.task_to_proto(_task(TASK, b"inline"))]
 DRIVES: tuple[tuple[str, tuple[Message, ...]], ...] = (

@@ -155,18 +155,15 @@ class Link:
             log.info("Idle, waiting for work", extra={"action": "idle"})
         self._delivery.send_waiting(session)
         async for event in session.events():
+            for task_id in event.release:
+                self._delivery.drop(task_id)
             match event.WhichOneof("event"):
                 case "assign":
                     self._jobs.assign(event.assign, origin_from_proto(event.origin))
                 case "cancel":
                     self._jobs.cancel(event.cancel.task_id, event.cancel.reason)
-                case "release":
-                    for task_id in event.release.task_ids:
-                        self._delivery.drop(task_id)
                 case "goodbye":
                     return self._goodbye(event.goodbye)
-                case other:
-                    log.debug("The server said something that this client does not know: %s", other)
         return 0.0
 
     def _goodbye(self, goodbye: fleet_pb2.Goodbye) -> float:

@@ -1,13 +1,15 @@
 """Telling the server which rounds are over, without making the next round wait for the answer.
 
-What is owed is told right after the next tasks have been pushed, so that the server works on it while the clients train; or a
-moment later where no tasks follow (the driver evaluates). At most one is owed: the next one waits until it is told.
+What is owed goes with the next tasks that are pushed, and the server works on it when these are on their way, while the clients
+train; or it is told a moment later where no tasks follow (the driver evaluates). At most one is owed: the next one waits until it
+is told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from hedgerow.driver.connection import Connection
@@ -56,6 +58,24 @@ class Acknowledgements:
             owed, self._owed = self._owed, None
         if owed is not None:
             self._connection.spawn(self._tell(owed, self._told))
+
+    @contextlib.contextmanager
+    def riding(self) -> Iterator[driver_pb2.AcknowledgeRoundRequest | None]:
+        """What is owed, to be told with something else inside the ``with`` block; None for nothing.
+
+        An error leaves open whether it was told: it is owed as before, and will be told again.
+        """
+        with self._lock:
+            owed, self._owed, told = self._owed, None, self._told
+        try:
+            yield owed
+        except BaseException:
+            with self._lock:
+                if not told.done():
+                    self._owed = owed
+            raise
+        if owed is not None:
+            self._answered(told, None)
 
     def settle(self, limit: Limit) -> None:
         """Block until nothing is owed and all is told.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -36,7 +36,7 @@ from hedgerow.waits import Backoff, Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
 from hedgerow.wire.narrow import NarrowParameters, check_transport_dtype
-from hedgerow.wire.proto import driver_pb2, records_pb2
+from hedgerow.wire.proto import driver_pb2
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Driver:
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: Counter[tuple[int, str, str]] = Counter()
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of rounds that are not over
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
@@ -170,18 +170,18 @@ class Driver:
     def start_round(self, round: int) -> None:
         """Count this round's tasks from the beginning, so that a restarted driver derives the same ids again."""
         with self._lock:
-            self._sequences = Counter({key: count for key, count in self._sequences.items() if key[0] != round})
+            self._sequences.pop(round, None)
 
     def sequences(self, round: int) -> list[tuple[str, str, int]]:
         """How many tasks of this round were made so far: node id, kind, number."""
         with self._lock:
-            return [(node_id, kind, count) for (at, node_id, kind), count in self._sequences.items() if at == round]
+            return [(node_id, kind, count) for (node_id, kind), count in self._sequences.get(round, {}).items()]
 
     def continue_round(self, round: int, sequences: Iterable[tuple[str, str, int]]) -> None:
         """Count this round's tasks on from where another process of the same run was."""
         with self._lock:
             for node_id, kind, count in sequences:
-                self._sequences[round, node_id, kind] = count
+                self._sequences[round][node_id, kind] = count
 
     def task(
         self,
@@ -201,8 +201,9 @@ class Driver:
         transport_dtype = "" if parameters is None else self._transport_dtype(node)
         payload = None if parameters is None else self.upload(parameters, transport_dtype)
         with self._lock:
-            sequence = self._sequences[round, node.node_id, str(kind)]
-            self._sequences[round, node.node_id, str(kind)] += 1
+            counts = self._sequences[round]
+            sequence = counts[node.node_id, str(kind)]
+            counts[node.node_id, str(kind)] += 1
         return Task(
             task_id=task_id(self.run_id, round, node.node_id, str(kind), sequence),
             run_id=self.run_id,
@@ -240,21 +241,23 @@ class Driver:
             self.mirror.expect(task.task_id)
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
-        self._push_all(tasks)
-        self._acknowledgements.tell()
+        with self._acknowledgements.riding() as over:
+            self._push_all(tasks, over)
         return list(tasks)
 
-    def _push_all(self, tasks: Sequence[Task]) -> None:
-        batch: list[records_pb2.Task] = []
+    def _push_all(self, tasks: Sequence[Task], over: driver_pb2.AcknowledgeRoundRequest | None = None) -> None:
+        request = driver_pb2.PushTasksRequest(run_id=self.run_id)
         size = 0
         for message in map(convert.task_to_proto, tasks):
-            if batch and (size + message.ByteSize() > PUSH_MAX_BYTES or len(batch) >= PUSH_MAX_TASKS):
-                self._push(batch)
-                batch, size = [], 0
-            batch.append(message)
+            if request.tasks and (size + message.ByteSize() > PUSH_MAX_BYTES or len(request.tasks) >= PUSH_MAX_TASKS):
+                self._push(request)
+                request, size = driver_pb2.PushTasksRequest(run_id=self.run_id), 0
+            request.tasks.append(message)
             size += message.ByteSize()
-        if batch:
-            self._push(batch)
+        if over is not None:
+            request.over.CopyFrom(over)
+        if request.tasks or over is not None:
+            self._push(request)
 
     def _log_away(self, node_ids: set[str]) -> None:
         for node in self.mirror.find(node_ids).values():
@@ -374,6 +377,9 @@ class Driver:
             manifest_round=round if manifest_round is None else manifest_round,
         )
         self._retold.acknowledged(round)
+        with self._lock:
+            for over in [counted for counted in self._sequences if counted <= round]:
+                del self._sequences[over]
         self._acknowledgements.owe(request)
         if not later or self._payloads.has_blobs:
             self._acknowledgements.settle(self._reconnect)
@@ -446,15 +452,14 @@ class Driver:
         except HedgerowError as error:
             log.warning("%d tasks could not be cancelled: %s", len(request.task_ids), error)
 
-    def _push(self, batch: list[records_pb2.Task]) -> None:
-        request = driver_pb2.PushTasksRequest(run_id=self.run_id, tasks=batch)
+    def _push(self, request: driver_pb2.PushTasksRequest) -> None:
         try:
             self._connection.call_blocking("PushTasks", request, self._reconnect)
         except PermissionDenied:
             # The server has another state now, or an earlier process of the run died before the tasks were pushed, and the
             # server has dropped what they name meanwhile: bring it there again.
             self._is_settling()
-            named = {(task.instruction.parameters.blob.digest, task.instruction.transport_dtype) for task in batch}
+            named = {(task.instruction.parameters.blob.digest, task.instruction.transport_dtype) for task in request.tasks}
             for digest, transport_dtype in named:
                 if not digest:
                     continue  # the parameters are in the message

@@ -304,7 +304,7 @@ class Store:
             PermissionDenied: The reply names a blob that this node did not upload.
         """
         now = self._clock.now()
-        return await self._write(lambda c: tasks.complete_task(c, tasks.Place(node_id, epoch, task_id), reply, now))
+        return await self._writer.run_together(tasks.complete_tasks, tasks.Ending(node_id, epoch, task_id, reply, now))
 
     async def cancel_tasks(self, who: Identity, run_id: str, task_ids: Sequence[str], reason: str) -> Cancelled:
         """Cancel those of the run's tasks that are open; ids that are unknown or final are skipped.

@@ -76,6 +76,8 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
                 reply = self.answer(task)
                 if reply is not None:
                     self.finish(task, reply)
+        if request.HasField("over"):
+            await self.AcknowledgeRound(request.over, context)
         return driver_pb2.PushTasksReply(created=len(request.tasks))
 
     def finish(self, task: Task, reply: Reply) -> None:

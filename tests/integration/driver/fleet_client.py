@@ -123,10 +123,7 @@ class FleetClient:
         parameters, examples, loss = self._work(task, self._get(task))
         payload = None if parameters is None else self._put(task, parameters)
         reply = Reply(Outcome.OK, num_examples=examples, loss=loss, parameters=payload)
-        request = fleet_pb2.CompleteTaskRequest(
-            task_id=task.task_id, epoch=self._welcome.epoch, reply=convert.reply_to_proto(reply)
-        )
-        self._stub.CompleteTask(request, metadata=self._me.metadata())
+        self._up.put(fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task.task_id, reply=convert.reply_to_proto(reply))))
 
     def _get(self, task: Task) -> Parameters:
         payload = task.instruction.parameters

@@ -149,3 +149,24 @@ def test_what_is_dropped_is_not_told(wire: Wire) -> None:
     wire.timers[0]()
     acknowledgements.tell()
     assert wire.rounds == []
+
+
+def test_what_rides_is_not_told_again(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    with acknowledgements.riding() as nothing:
+        assert nothing is None
+    acknowledgements.owe(over(1))
+    with acknowledgements.riding() as riding:
+        assert riding == over(1)
+        wire.timers[0]()
+    acknowledgements.settle(BRIEF)
+    assert wire.rounds == []
+
+
+def test_what_did_not_arrive_with_its_ride_is_told_by_itself(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    with pytest.raises(KeyboardInterrupt), acknowledgements.riding():
+        raise KeyboardInterrupt
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1]

@@ -50,12 +50,14 @@ class CreateRunReply(_message.Message):
     def __init__(self, server_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., data_plane: _Optional[_Union[_records_pb2.DataPlane, _Mapping]] = ..., acknowledged_rounds: _Optional[int] = ...) -> None: ...
 
 class PushTasksRequest(_message.Message):
-    __slots__ = ("run_id", "tasks")
+    __slots__ = ("run_id", "tasks", "over")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[_records_pb2.Task]
-    def __init__(self, run_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_records_pb2.Task, _Mapping]]] = ...) -> None: ...
+    over: AcknowledgeRoundRequest
+    def __init__(self, run_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_records_pb2.Task, _Mapping]]] = ..., over: _Optional[_Union[AcknowledgeRoundRequest, _Mapping]] = ...) -> None: ...
 
 class PushTasksReply(_message.Message):
     __slots__ = ("created",)
