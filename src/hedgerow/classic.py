@@ -54,6 +54,7 @@ def start_server(
     grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
     certificates: tuple[bytes, bytes, bytes] | None = None,
     blob_address: str | None = None,
+    transport_dtype: str | None = None,
 ) -> History:
     """Run one job with a server of its own, and return what it gave.
 
@@ -73,6 +74,7 @@ def start_server(
             give ``root_certificates`` and are asked for no certificate.
         blob_address: ``host:port`` where parameters of 64 KiB and more travel; any free port if not given. Clients are told it
             when they connect; behind a firewall this port must be open, too.
+        transport_dtype: As for :func:`~hedgerow.driver.start_driver`.
 
     Raises:
         ConfigError: An argument is wrong, or an address cannot be listened on.
@@ -114,6 +116,7 @@ def start_server(
                 strategy=strategy,
                 client_manager=client_manager,
                 root_certificates=None if certificates is None else certificates[0],
+                transport_dtype=transport_dtype,
             )
 
 

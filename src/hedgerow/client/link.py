@@ -21,6 +21,7 @@ from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.clock import SystemClock
 from hedgerow.errors import Fenced, HedgerowError, ProtocolMismatch
 from hedgerow.waits import Limit, pause
+from hedgerow.wire import narrow
 from hedgerow.wire.channel import Address
 from hedgerow.wire.convert import origin_from_proto
 from hedgerow.wire.proto import fleet_pb2
@@ -139,7 +140,8 @@ class Link:
 
     async def _one_session(self) -> float:
         """Open a session and serve it to its end; the seconds after which the client may come back."""
-        standing = Standing(self._name, self._software, self._jobs.in_hand, [entry.task_id for entry in self.outbox])
+        finished = [entry.task_id for entry in self.outbox]
+        standing = Standing(self._name, self._software, self._jobs.in_hand, finished, list(narrow.DTYPES))
         session = await self._connection.open_session(standing)
         self._reconnect.opened()
         word = "Reconnected" if self._attempts.ever_connected else "Connected"

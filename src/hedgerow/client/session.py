@@ -51,6 +51,7 @@ class Standing:
     software: str
     running: Sequence[str]
     finished: Sequence[str]
+    transport_dtypes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Session:
             software=standing.software,
             running=standing.running,
             finished=standing.finished,
+            transport_dtypes=standing.transport_dtypes,
         )
         call, first = await _greeted(stub, identity, hello)
         try:

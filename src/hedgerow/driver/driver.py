@@ -28,13 +28,14 @@ from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.restored import Retold
 from hedgerow.driver.watcher import Mirror, NodesChanged, Watcher
-from hedgerow.errors import HedgerowError, NotFound, PermissionDenied, RunEnded
+from hedgerow.errors import CorruptData, HedgerowError, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
 from hedgerow.security import Identity, Role
 from hedgerow.waits import Backoff, Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
+from hedgerow.wire.narrow import NarrowParameters, check_transport_dtype
 from hedgerow.wire.proto import driver_pb2
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,14 @@ class Driver:
         server_id: The state of the server at which the run was opened; "" where that is not known yet.
         after_result: Results up to this cursor are not needed any longer.
         files: Where large parameters of the driver lie; None for a folder of its own. Closed with the driver.
+        transport_dtype: "bfloat16" or "float16": parameters travel in that, to and from clients that know it. None: as they are.
 
     Attributes:
         files: The same.
+        transport_dtype: The same, "" for None.
+
+    Raises:
+        ConfigError: An argument is wrong.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Driver:
         server_id: str = "",
         after_result: int = 0,
         files: ParameterFiles | None = None,
+        transport_dtype: str | None = None,
     ) -> None:
         self.limits = limits or DriverLimits()
         self.address = Address.parse(server_address, DEFAULT_PORT)
@@ -88,6 +95,8 @@ class Driver:
         self._server_id = server_id
         self._after_result = after_result
         self.files = files or ParameterFiles()
+        self.transport_dtype = check_transport_dtype(transport_dtype)
+        self._warned: set[str] = set()
         self._tls = None if tls is None else tls.check(Role.DRIVER, Role.OPERATOR)
         self._reconnect = self.limits.limit("reconnect_s")
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
@@ -183,8 +192,14 @@ class Driver:
         config: Mapping[str, Scalar] | None = None,
         parameters: Parameters | None = None,
     ) -> Task:
-        """Make a task; parameters are uploaded unless they are at the server already. Its id and seed follow from the run's."""
-        payload = None if parameters is None else self.upload(parameters)
+        """Make a task; parameters are uploaded unless they are at the server already. Its id and seed follow from the run's.
+
+        Raises:
+            InvalidArgument: A tensor cannot be sent, or has a value that is too large for the ``transport_dtype``.
+            HedgerowError: The server refused, or was away for too long.
+        """
+        transport_dtype = "" if parameters is None else self._transport_dtype(node)
+        payload = None if parameters is None else self.upload(parameters, transport_dtype)
         with self._lock:
             counts = self._sequences[round]
             sequence = counts[node.node_id, str(kind)]
@@ -196,8 +211,24 @@ class Driver:
             round=round,
             sequence=sequence,
             seed=task_seed(self.seed, round, node.name, str(kind), sequence),
-            instruction=Instruction(str(kind), dict(config or {}), payload),
+            instruction=Instruction(str(kind), dict(config or {}), payload, transport_dtype),
         )
+
+    def _transport_dtype(self, node: Node) -> str:
+        """The 16-bit float in which parameters travel to a node and back, if the run has one and the node's client knows it."""
+        wanted = self.transport_dtype
+        # The client may have come back as another version since the caller got the node.
+        if not wanted or wanted in self.mirror.find([node.node_id]).get(node.node_id, node).transport_dtypes:
+            return wanted
+        with self._lock:
+            told, self._warned = node.node_id in self._warned, self._warned | {node.node_id}
+        if not told:
+            log.warning(
+                "The client of node %s does not know %s: parameters travel to it, and back, in full precision",
+                *(node.name, wanted),
+                extra={"action": "full_precision", "node": node.name},
+            )
+        return ""
 
     def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Queue tasks at the server, and return them. Pushing a task twice is the same as pushing it once.
@@ -265,15 +296,20 @@ class Driver:
                 future = done.popleft()
             yield future.result(0)
 
-    def upload(self, parameters: Parameters) -> Payload:
-        """Bring parameters to the server, once for each object, and return what names them in an instruction."""
-        assert self._payloads is not None, "connect() comes first"
-        return self._retold.named(parameters, self._payloads.upload(parameters))
+    def upload(self, parameters: Parameters, transport_dtype: str = "") -> Payload:
+        """Bring parameters to the server, once for each object, and return what names them in an instruction.
 
-    def adopt(self, parameters: Parameters, payload: Payload) -> None:
+        Args:
+            parameters: What is sent.
+            transport_dtype: The 16-bit float in which they travel; "" for their own dtypes.
+        """
+        assert self._payloads is not None, "connect() comes first"
+        return self._retold.named(parameters, self._payloads.upload(parameters, transport_dtype))
+
+    def adopt(self, parameters: Parameters, payload: Payload, transport_dtype: str = "") -> None:
         """These parameters are at the server under this name already: an earlier process of the run brought them there."""
         assert self._payloads is not None, "connect() comes first"
-        self._payloads.adopt(parameters, self._retold.named(parameters, payload))
+        self._payloads.adopt(parameters, self._retold.named(parameters, payload), transport_dtype)
 
     def forget(self, parameters: Parameters) -> None:
         """These parameters are not at the server, whatever :meth:`adopt` said."""
@@ -281,7 +317,14 @@ class Driver:
         self._payloads.forget(parameters)
 
     def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
-        """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer."""
+        """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer.
+
+        Those that travelled in the run's 16-bit float are :class:`~hedgerow.wire.narrow.NarrowParameters`.
+
+        Raises:
+            CorruptData: The bytes are no parameters, or travelled in another 16-bit float than the run's.
+            HedgerowError: The server refused, or was away for too long.
+        """
         assert self._payloads is not None, "connect() comes first"
         given_up, backoff = given_up or threading.Event(), Backoff()
         while True:
@@ -293,6 +336,9 @@ class Driver:
                 if given_up.is_set() or not self._is_settling():
                     raise
             given_up.wait(backoff.next())
+        if isinstance(parameters, NarrowParameters) and parameters.transport_dtype != self.transport_dtype:
+            wanted = self.transport_dtype or "no 16-bit float"
+            raise CorruptData(f"They travelled as {parameters.transport_dtype}; {wanted} was asked for.")
         self._retold.named(parameters, payload)
         return parameters
 
@@ -413,12 +459,15 @@ class Driver:
             # The server has another state now, or an earlier process of the run died before the tasks were pushed, and the
             # server has dropped what they name meanwhile: bring it there again.
             self._is_settling()
-            for digest in {task.instruction.parameters.blob.digest for task in request.tasks} - {""}:
+            named = {(task.instruction.parameters.blob.digest, task.instruction.transport_dtype) for task in request.tasks}
+            for digest, transport_dtype in named:
+                if not digest:
+                    continue  # the parameters are in the message
                 source = self._retold.source(digest)
                 if source is None:
                     raise
                 self.forget(source)
-                self.upload(source)
+                self.upload(source, transport_dtype)
             self._connection.call_blocking("PushTasks", request, self._reconnect)
 
     # --- a server that was restored from a backup -------------------------------------------------------------------------

@@ -32,18 +32,19 @@ from hedgerow.wire.convert import check_id
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What makes a run the same run. ``server_id`` is "" until the server was reached."""
+    """What makes a run the same run. ``server_id`` is "" until the server was reached; ``transport_dtype`` is "" for none."""
 
     run_id: str
     name: str
     seed: int
     identity: Identity
     server_id: str = ""
+    transport_dtype: str = ""
 
 
 class RunFolder:
@@ -195,6 +196,7 @@ class RunFolder:
             "driver_id": record.identity.id,
             "secret": record.identity.secret,
             "server_id": record.server_id,
+            "transport_dtype": record.transport_dtype,
         }
         write_sealed(self.path / "run.json", content, 0o600)
         sync_folder(self.path)
@@ -220,4 +222,5 @@ def _read_record(path: Path) -> RunRecord:
             )
         identity = Identity(Role.DRIVER, of_type(content["driver_id"], str), of_type(content["secret"], str))
         name, server_id = of_type(content["name"], str), of_type(content["server_id"], str)
-        return RunRecord(check_id("run_id", content["run_id"]), name, of_type(content["seed"], int), identity, server_id)
+        run_id, seed = check_id("run_id", content["run_id"]), of_type(content["seed"], int)
+        return RunRecord(run_id, name, seed, identity, server_id, of_type(content["transport_dtype"], str))

@@ -126,7 +126,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         # Registered before the store opens it: what is pushed from now on must reach this session.
         self._sessions.add(session)
         session.name = hello.name
-        opening = asyncio.ensure_future(self._store.open_session(who, hello.name, list(hello.running), list(hello.finished)))
+        known = list(hello.transport_dtypes)
+        opening = asyncio.ensure_future(
+            self._store.open_session(who, hello.name, list(hello.running), list(hello.finished), known)
+        )
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -153,6 +156,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self.admission.check_name(who, hello.name)
         bounds.check_ids("running", hello.running)
         bounds.check_ids("finished", hello.finished)
+        convert.check_transport_dtypes(hello.transport_dtypes)
         return hello
 
     def _check_room(self, who: Identity) -> None:

@@ -122,7 +122,9 @@ class Store:
 
     # --- nodes and sessions -----------------------------------------------------------------------------------------------
 
-    async def open_session(self, who: Identity, name: str, running: Sequence[str], finished: Sequence[str]) -> SessionOpened:
+    async def open_session(
+        self, who: Identity, name: str, running: Sequence[str], finished: Sequence[str], transport_dtypes: Sequence[str] = ()
+    ) -> SessionOpened:
         """Create or resume a node: it is online, its epoch one higher, and it has or will be sent all its open tasks.
 
         Args:
@@ -130,6 +132,7 @@ class Store:
             name: The node's human name.
             running: Ids of tasks that the client has in hand.
             finished: Ids of tasks whose results are in the client's outbox.
+            transport_dtypes: Names of the 16-bit floats that the client knows.
 
         Raises:
             Unauthenticated: The node is known with another secret.
@@ -137,7 +140,7 @@ class Store:
         """
         now = self._clock.now()
         in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling, self._restored_at)
-        return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
+        return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now, transport_dtypes))
 
     async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = (), *, left: bool = False) -> None:
         """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current.

@@ -40,18 +40,20 @@ class SessionDown(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., origin: _Optional[_Union[_records_pb2.Origin, _Mapping]] = ..., completed: _Optional[_Iterable[_Union[Completed, _Mapping]]] = ..., release: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "name", "software", "running", "finished")
+    __slots__ = ("node_id", "name", "software", "running", "finished", "transport_dtypes")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DTYPES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     software: str
     running: _containers.RepeatedScalarFieldContainer[str]
     finished: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., finished: _Optional[_Iterable[str]] = ...) -> None: ...
+    transport_dtypes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., finished: _Optional[_Iterable[str]] = ..., transport_dtypes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_id", "epoch", "beat_interval_s", "data_plane", "reconnect_within_s")
