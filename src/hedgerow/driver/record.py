@@ -1,6 +1,6 @@
-"""Keeps a run's rounds in its folder, the large ones while the next round goes on.
+"""Keeps a run's rounds in its folder, while the next round goes on.
 
-To bring a large model to the disk may take as long as a round. So the round after it begins meanwhile: clients train, and what
+To bring a model to the disk may take as long as a round. So the round after it begins meanwhile: clients train, and what
 they return is at the server and in their outboxes. Only when the checkpoint is on the disk is the round acknowledged. A driver
 that dies before that goes on from the checkpoint before, with the journal of both rounds, and folds the same results again.
 Owned here: that rounds are kept one after the other, and that an error of one is raised where the next is to be kept.
@@ -56,7 +56,7 @@ class FolderRecord:
             self._folder.note_server(server_id)
             kept()
 
-        if file is None or checkpoint.cursor is not None:  # small, or an asynchronous run, whose tasks know no rounds
+        if checkpoint.cursor is not None:  # an asynchronous run, whose tasks know no rounds
             keep()
         else:
             self._writing = self._in_background(keep)

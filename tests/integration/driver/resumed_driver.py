@@ -108,7 +108,7 @@ def in_the_next_round() -> None:
 
 
 def is_first(kind: str) -> Callable[..., bool]:
-    return lambda self, batch: now() and batch[0].instruction.kind == kind
+    return lambda self, request: now() and request.tasks[0].instruction.kind == kind
 
 
 def tasks_are(kind: str) -> Callable[..., bool]:

@@ -1,4 +1,4 @@
-"""Rounds are kept one after the other, the large ones while the next round goes on."""
+"""Rounds are kept one after the other, while the next round goes on."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Rounds:
         self.kept: list[int] = []
 
     def write(self, number: int, parameters: Parameters, **changes: Any) -> None:
-        state: Any = History().state_dict()
-        self.record.write(Checkpoint(number, parameters, "FedAvg", {}, state, **changes), lambda: self.kept.append(number))
+        made: dict[str, Any] = {"strategy": "FedAvg", "strategy_state": {}, "history": History().state_dict(), **changes}
+        self.record.write(Checkpoint(number, parameters, **made), lambda: self.kept.append(number))
 
     def large(self) -> Parameters:
         return self.files.filed(Parameters({"w": np.zeros(MIN_BYTES, np.uint8)}))
@@ -87,12 +87,22 @@ def test_rounds_are_kept_in_their_order(rounds: Rounds) -> None:
     assert rounds.kept == [1, 2, 3, 4]
 
 
-def test_a_small_round_and_one_of_an_asynchronous_run_are_kept_at_once(rounds: Rounds) -> None:
+def test_a_round_of_an_asynchronous_run_is_kept_at_once(rounds: Rounds) -> None:
     rounds.folder.may.set()
-    rounds.write(1, Parameters({"w": np.zeros(3)}))
+    rounds.write(1, rounds.large(), cursor=2)
     assert rounds.kept == [1]
-    rounds.write(2, rounds.large(), cursor=2)
-    assert rounds.kept == [1, 2]
+
+
+def test_a_small_round_is_kept_as_it_was(rounds: Rounds) -> None:
+    w = np.zeros(3)
+    rounds.write(1, Parameters({"w": w}), strategy_state={"m": w})
+    w += 1.0
+    rounds.folder.may.set()
+    rounds.record.settle()
+    found = rounds.folder.read_checkpoint()
+    assert found is not None
+    np.testing.assert_array_equal(found.parameters["w"], np.zeros(3))
+    np.testing.assert_array_equal(found.strategy_state["m"], np.zeros(3))
 
 
 def test_an_error_is_raised_where_the_next_round_is_to_be_kept(rounds: Rounds) -> None:
