@@ -33,6 +33,7 @@ from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
 from hedgerow.waits import Limit, wait_future
 from hedgerow.wire.channel import Address
+from hedgerow.wire.narrow import check_transport_dtype
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def start_server(
     logs.show()
     places = _places(server_address, blob_address)
     (config or ServerConfig()).check()
+    check_transport_dtype(transport_dtype)
     if certificates is None and os.environ.get(CERTIFICATES_VARIABLE):
         raise ConfigError(
             f"{CERTIFICATES_VARIABLE} is set, which start_server does not use: give it certificates=(CA, certificate, key), or "

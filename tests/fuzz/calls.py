@@ -115,7 +115,9 @@ def _task(task_id: str, parameters: Blob | bytes | None) -> Task:
 
 def _hello(who: Identity, name: str) -> fleet_pb2.SessionUp:
     return fleet_pb2.SessionUp(
-        hello=fleet_pb2.Hello(node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK])
+        hello=fleet_pb2.Hello(
+            node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK], transport_dtypes=["bfloat16"]
+        )
     )
 
 

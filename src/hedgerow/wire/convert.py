@@ -23,6 +23,7 @@ from hedgerow.records import (
 )
 from hedgerow.wire.proto import driver_pb2, records_pb2
 
+MAX_TRANSPORT_DTYPES = 8
 _OUTCOMES = {
     Outcome.OK: records_pb2.OUTCOME_OK,
     Outcome.NOT_IMPLEMENTED: records_pb2.OUTCOME_NOT_IMPLEMENTED,
@@ -196,10 +197,11 @@ def check_transport_dtypes(names: Sequence[str]) -> tuple[str, ...]:
     """Names of 16-bit floats, also of such as are not known here.
 
     Raises:
-        InvalidArgument: There are more than 8, or one is no identifier of at most 16 characters.
+        InvalidArgument: There are more than :data:`MAX_TRANSPORT_DTYPES`, or one is no identifier of at most 16 characters.
     """
-    if len(names) > 8 or not all(name.isascii() and name.isidentifier() and len(name) <= 16 for name in names):
-        raise InvalidArgument(f"{str(list(names))[:200]} are not at most 8 names of 16-bit floats.")
+    known = all(name.isascii() and name.isidentifier() and len(name) <= 16 for name in names)
+    if not known or len(names) > MAX_TRANSPORT_DTYPES:
+        raise InvalidArgument(f"{str(list(names))[:200]} are not names of at most {MAX_TRANSPORT_DTYPES} 16-bit floats.")
     return tuple(names)
 
 

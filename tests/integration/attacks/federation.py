@@ -8,7 +8,7 @@ import datetime as dt
 import http.client
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,10 @@ class Peer:
             return error
         raise AssertionError("the call was answered")
 
-    async def session(self, name: str) -> Session:
+    async def session(self, name: str, transport_dtypes: Sequence[str] = ()) -> Session:
         """Open a session."""
-        return await wait(Session.open(self.fleet, self.identity, Standing(name, "test", [], [])), SOON, "the session")
+        standing = Standing(name, "test", [], [], transport_dtypes)
+        return await wait(Session.open(self.fleet, self.identity, standing), SOON, "the session")
 
     async def hand_in(self, session: Session, task_id: str, reply: records_pb2.Reply) -> fleet_pb2.Completed:
         """Hand in a result in a session whose events nobody else reads; the error that the server refuses with is raised."""
