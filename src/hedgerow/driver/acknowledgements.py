@@ -60,11 +60,19 @@ class Acknowledgements:
             self._connection.spawn(self._tell(owed, self._told))
 
     @contextlib.contextmanager
-    def riding(self) -> Iterator[driver_pb2.AcknowledgeRoundRequest | None]:
-        """What is owed, to be told with something else inside the ``with`` block; None for nothing.
+    def riding(self, first_round: int) -> Iterator[driver_pb2.AcknowledgeRoundRequest | None]:
+        """What is owed, to be told with tasks of this round and later ones inside the ``with`` block; None for nothing.
 
-        An error leaves open whether it was told: it is owed as before, and will be told again.
+        Tasks of a round that is over would end with it: then it is told before them. An error of the block leaves open whether
+        it was told: it is owed as before, and will be told again.
+
+        Raises:
+            HedgerowError: It could not be told before them.
         """
+        with self._lock:
+            ends_them = self._owed is not None and self._owed.round >= first_round
+        if ends_them:
+            self.settle(ANSWERED)
         with self._lock:
             owed, self._owed, told = self._owed, None, self._told
         try:
@@ -73,6 +81,7 @@ class Acknowledgements:
             with self._lock:
                 if not told.done():
                     self._owed = owed
+            self._connection.call_later(SOON_S, self.tell)  # somebody may be waiting for it
             raise
         if owed is not None:
             self._answered(told, None)

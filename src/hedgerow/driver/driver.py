@@ -102,7 +102,7 @@ class Driver:
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of rounds that are not over
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of the last round that is over, and of later ones
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
@@ -241,7 +241,7 @@ class Driver:
             self.mirror.expect(task.task_id)
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
-        with self._acknowledgements.riding() as over:
+        with self._acknowledgements.riding(min((task.round for task in tasks), default=0)) as over:
             self._push_all(tasks, over)
         return list(tasks)
 
@@ -360,7 +360,7 @@ class Driver:
     ) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        With ``later`` this does not wait for the server, which is told after the next :meth:`push`, or a moment later where none
+        With ``later`` this does not wait for the server, which is told with the next :meth:`push`, or a moment later where none
         follows; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
         are gone before those of the next one come.
 
@@ -378,7 +378,8 @@ class Driver:
         )
         self._retold.acknowledged(round)
         with self._lock:
-            for over in [counted for counted in self._sequences if counted <= round]:
+            # Not of this one: who makes a task of it now must not get the id of an earlier one.
+            for over in [counted for counted in self._sequences if counted < round]:
                 del self._sequences[over]
         self._acknowledgements.owe(request)
         if not later or self._payloads.has_blobs:

@@ -1,4 +1,4 @@
-"""Telling the server which rounds are over: one is owed at most, told after a push, and refusals reach who waits."""
+"""Telling the server which rounds are over: one is owed at most, told with a push, and refusals reach who waits."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ def test_what_is_dropped_is_not_told(wire: Wire) -> None:
 
 def test_what_rides_is_not_told_again(wire: Wire) -> None:
     acknowledgements = owed(wire)
-    with acknowledgements.riding() as nothing:
+    with acknowledgements.riding(2) as nothing:
         assert nothing is None
     acknowledgements.owe(over(1))
-    with acknowledgements.riding() as riding:
+    with acknowledgements.riding(2) as riding:
         assert riding == over(1)
         wire.timers[0]()
     acknowledgements.settle(BRIEF)
@@ -166,7 +166,30 @@ def test_what_rides_is_not_told_again(wire: Wire) -> None:
 def test_what_did_not_arrive_with_its_ride_is_told_by_itself(wire: Wire) -> None:
     acknowledgements = owed(wire)
     acknowledgements.owe(over(1))
-    with pytest.raises(KeyboardInterrupt), acknowledgements.riding():
+    with pytest.raises(KeyboardInterrupt), acknowledgements.riding(2):
         raise KeyboardInterrupt
     acknowledgements.settle(LONG)
     assert wire.rounds == [1]
+
+
+def test_who_waits_for_what_did_not_arrive_with_its_ride_is_told(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    waiting = threading.Thread(target=acknowledgements.owe, args=[over(2)], daemon=True)
+    with pytest.raises(KeyboardInterrupt), acknowledgements.riding(2):
+        waiting.start()
+        waiting.join(0.1)  # at worst it waits only afterwards, and the test sees nothing
+        raise KeyboardInterrupt
+    assert len(wire.timers) == 2
+    wire.timers[1]()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert wire.rounds == [1]
+
+
+def test_tasks_of_a_round_that_is_over_come_after_its_acknowledgement(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    with acknowledgements.riding(1) as nothing:
+        assert nothing is None
+        assert wire.rounds == [1]
