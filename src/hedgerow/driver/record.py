@@ -3,6 +3,7 @@
 To bring a model to the disk may take as long as a round. So the round after it begins meanwhile: clients train, and what
 they return is at the server and in their outboxes. Only when the checkpoint is on the disk is the round acknowledged. A driver
 that dies before that goes on from the checkpoint before, with the journal of both rounds, and folds the same results again.
+Who must not go on before a round is kept, because callbacks are to be told of it, calls :meth:`FolderRecord.settle`.
 Owned here: that rounds are kept one after the other, and that an error of one is raised where the next is to be kept.
 """
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 
-from hedgerow.errors import InvalidArgument
+from hedgerow.errors import HedgerowError, InvalidArgument
 from hedgerow.records import DataPlane, RunState, Task, TaskResult
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
@@ -111,10 +111,7 @@ class Driver(driver_pb2_grpc.DriverServicer):
         pushing = asyncio.get_running_loop().create_task(self._push(who, request, tasks))
         self._pushing.add(pushing)
         pushing.add_done_callback(self._pushing.discard)
-        reply = await asyncio.shield(pushing)
-        if request.HasField("over"):
-            await self._acknowledge(who, request.over)
-        return reply
+        return await asyncio.shield(pushing)
 
     async def _push(self, who: Identity, request: driver_pb2.PushTasksRequest, tasks: list[Task]) -> driver_pb2.PushTasksReply:
         pushed = await self._store.push_tasks(who, request.run_id, tasks)
@@ -128,6 +125,8 @@ class Driver(driver_pb2_grpc.DriverServicer):
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, session.name or node_id)
         if pushed.failed:
             self._bells.ring(results_topic(request.run_id))
+        if request.HasField("over"):
+            await self._acknowledge_with_tasks(who, request.over)
         return driver_pb2.PushTasksReply(created=pushed.created)
 
     @call(Role.DRIVER)
@@ -247,6 +246,18 @@ class Driver(driver_pb2_grpc.DriverServicer):
         _check_over(request)
         await self._acknowledge(who, request)
         return driver_pb2.AcknowledgeRoundReply()
+
+    async def _acknowledge_with_tasks(self, who: Identity, over: driver_pb2.AcknowledgeRoundRequest) -> None:
+        """As the call :meth:`AcknowledgeRound`, as which it is noted."""
+        outcome = "failed"
+        try:
+            await self._acknowledge(who, over)
+            outcome = "ok"
+        except HedgerowError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self.admission.note(who.label, "AcknowledgeRound", outcome, over)
 
     async def _acknowledge(self, who: Identity, request: driver_pb2.AcknowledgeRoundRequest) -> None:
         done = await self._store.acknowledge_round(

@@ -118,6 +118,15 @@ def test_url_that_cannot_be_used_is_refused(bad: str, clock: HeldClock) -> None:
         Store.open(bad, clock)
 
 
+def test_sqlite_that_is_too_old_is_refused_and_nothing_is_made(
+    path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigError, match="needs 3.35.0 or newer"):
+        Store.open(url(path), clock)
+    assert not path.exists()
+
+
 def test_missing_folder_and_folder_in_place_of_a_file_are_refused(tmp_path: Path, clock: HeldClock) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         Store.open(url(tmp_path / "missing" / "db.sqlite3"), clock)
