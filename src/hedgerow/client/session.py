@@ -154,7 +154,8 @@ class Session:
             HedgerowError: The server refuses, or the session is over.
             WaitTimeout: It does not answer.
         """
-        answer = self._answers[task_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[fleet_pb2.Completed | None] = asyncio.get_running_loop().create_future()
+        self._answers[task_id] = answer
         try:
             await self._say(fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task_id, reply=reply)))
             completed = await wait(answer, ANSWER, "the server's answer to a result")

@@ -102,7 +102,9 @@ class Driver:
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of the last round that is over, and of later ones
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(
+            Counter
+        )  # of the last round that is over, and of later ones
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()

@@ -176,10 +176,8 @@ def test_who_waits_for_what_did_not_arrive_with_its_ride_is_told(wire: Wire) -> 
     acknowledgements = owed(wire)
     acknowledgements.owe(over(1))
     waiting = threading.Thread(target=acknowledgements.owe, args=[over(2)], daemon=True)
-    with pytest.raises(KeyboardInterrupt), acknowledgements.riding(2):
-        waiting.start()
-        waiting.join(0.1)  # at worst it waits only afterwards, and the test sees nothing
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(acknowledgements, waiting)
     assert len(wire.timers) == 2
     wire.timers[1]()
     waiting.join(10)
@@ -193,3 +191,10 @@ def test_tasks_of_a_round_that_is_over_come_after_its_acknowledgement(wire: Wire
     with acknowledgements.riding(1) as nothing:
         assert nothing is None
         assert wire.rounds == [1]
+
+
+def _interrupted(acknowledgements: Acknowledgements, waiting: threading.Thread) -> None:
+    with acknowledgements.riding(2):
+        waiting.start()
+        waiting.join(0.1)  # at worst it waits only afterwards, and the test sees nothing
+        raise KeyboardInterrupt
