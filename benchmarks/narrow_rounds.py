@@ -2,7 +2,7 @@
 
     python -m benchmarks.narrow_rounds [--quick] [--case 5x200] [--rounds 4]
 
-As :mod:`benchmarks.large_models`, with the checkpoint on: a case ``NxM`` is N clients and a model of M MB in one float32 tensor, and
+As :mod:`benchmarks.large_models`, with the checkpoint on: a case ``NxM`` is N clients and a model of M MB in one float32 tensor;
 clients return random weights that differ. With five clients FedAvg has a sum in float64. Accuracy and bytes are in
 :mod:`benchmarks.transport_dtype`.
 """
