@@ -37,12 +37,6 @@ def _label(run_id: str, name: str) -> str:
     return f"{run_id} ({name})" if name else run_id
 
 
-def _check_over(request: driver_pb2.AcknowledgeRoundRequest) -> None:
-    bounds.check_round(max(request.round, request.manifest_round))
-    bounds.check_ids("keep", request.keep)
-    bounds.check_manifest(request.round, request.manifest)
-
-
 class Driver(driver_pb2_grpc.DriverServicer):
     """What drivers ask of the server."""
 
@@ -103,18 +97,11 @@ class Driver(driver_pb2_grpc.DriverServicer):
         foreign = next((task for task in tasks if task.run_id != request.run_id), None)
         if foreign is not None:
             raise InvalidArgument(f"The task {foreign.task_id} belongs to the run {foreign.run_id}, not to {request.run_id}.")
-        if request.HasField("over"):
-            _check_over(request.over)
-            if request.over.run_id != request.run_id:
-                raise InvalidArgument(f"The round that is over is of the run {request.over.run_id}, not of {request.run_id}.")
         # To its end also when the driver dies meanwhile: what is marked as sent in the store must be sent.
         pushing = asyncio.get_running_loop().create_task(self._push(who, request, tasks))
         self._pushing.add(pushing)
         pushing.add_done_callback(self._pushing.discard)
-        reply = await asyncio.shield(pushing)
-        if request.HasField("over"):
-            await self._acknowledge(who, request.over)
-        return reply
+        return await asyncio.shield(pushing)
 
     async def _push(self, who: Identity, request: driver_pb2.PushTasksRequest, tasks: list[Task]) -> driver_pb2.PushTasksReply:
         pushed = await self._store.push_tasks(who, request.run_id, tasks)
@@ -244,17 +231,18 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        _check_over(request)
-        await self._acknowledge(who, request)
-        return driver_pb2.AcknowledgeRoundReply()
-
-    async def _acknowledge(self, who: Identity, request: driver_pb2.AcknowledgeRoundRequest) -> None:
-        done = await self._store.acknowledge_round(
-            who, request.run_id, request.round, list(request.keep), request.manifest, request.manifest_round
-        )
+        bounds.check_round(request.round)
+        bounds.check_ids("keep", request.keep)
+        bounds.check_ids("manifest", request.manifest)
+        for one in request.manifest:
+            bounds.check_round(one.round)
+            bounds.check_manifest(one.round, one.line)
+        manifest = [(one.round, one.line) for one in request.manifest]
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), manifest)
         self._notifier.cancelled([], done.notify, ROUND_IS_OVER)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
+        return driver_pb2.AcknowledgeRoundReply()
 
     @call(Role.DRIVER)
     async def EndRun(  # noqa: N802
