@@ -15,7 +15,7 @@ SMALL, LARGE = 10_000, 4_000_000
 EXPECTED: dict[str, dict[str, float]] = {
     "small model": {
         "calls: Driver PushTasks": 1,
-        "calls: Driver AcknowledgeRound": 0.5,  # goes with the next tasks, where these come soon
+        "calls: Driver AcknowledgeRound": 0.5,  # one for all rounds of a tenth of a second
         "store: changes": 4,
         "store: commits": 4,
         "copies: parameters to a message (driver)": 1,

@@ -147,6 +147,9 @@ FLEET: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("ResolveBlob", (records_pb2.ResolveBlobRequest(digest=DIGEST, run_id=RUN, task_id=TASK),)),
     *(("Session", (_hello(NODE, "node-a"), complete, _SESSION_END)) for complete in _COMPLETE),
 )
+_OVER = driver_pb2.AcknowledgeRoundRequest(
+    run_id=RUN, round=1, keep=[DIGEST], manifest=[driver_pb2.ManifestLine(round=1, line='{"round": 1}')]
+)
 _PUSH = [convert.task_to_proto(_task(NEW_TASK, BLOB)), convert.task_to_proto(_task(TASK, b"inline"))]
 DRIVES: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("CreateRun", (driver_pb2.CreateRunRequest(run_id=NEW_RUN, name="new", seed=2**64 - 1),)),
@@ -156,7 +159,7 @@ DRIVES: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("Watch", (driver_pb2.WatchRequest(run_id=RUN, after_result=0, after_node_version=1),)),
     *(("StartUpload", (request,)) for request in _UPLOADS),
     ("ResolveBlob", (records_pb2.ResolveBlobRequest(digest=DIGEST, run_id=RUN),)),
-    ("AcknowledgeRound", (driver_pb2.AcknowledgeRoundRequest(run_id=RUN, round=1, keep=[DIGEST], manifest='{"round": 1}'),)),
+    ("AcknowledgeRound", (_OVER,)),
     ("EndRun", (driver_pb2.EndRunRequest(run_id=RUN, state=driver_pb2.RUN_STATE_FINISHED, message="done"),)),
 )
 OPERATES: tuple[tuple[str, tuple[Message, ...]], ...] = (

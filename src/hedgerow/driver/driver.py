@@ -102,12 +102,12 @@ class Driver:
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(
-            Counter
-        )  # of the last round that is over, and of later ones
+        # Of the last round that is over, and of later ones.
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
+        self._untold: list[tuple[int, str]] = []
         self._acknowledgements = Acknowledgements(self._connection, self._reconnect, lambda error: self.mirror.abort(error))
 
     def connect(self) -> None:
@@ -243,11 +243,11 @@ class Driver:
             self.mirror.expect(task.task_id)
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
-        with self._acknowledgements.riding(min((task.round for task in tasks), default=0)) as over:
-            self._push_all(tasks, over)
+        self._acknowledgements.settle_before(min((task.round for task in tasks), default=0))
+        self._push_all(tasks)
         return list(tasks)
 
-    def _push_all(self, tasks: Sequence[Task], over: driver_pb2.AcknowledgeRoundRequest | None = None) -> None:
+    def _push_all(self, tasks: Sequence[Task]) -> None:
         request = driver_pb2.PushTasksRequest(run_id=self.run_id)
         size = 0
         for message in map(convert.task_to_proto, tasks):
@@ -256,9 +256,7 @@ class Driver:
                 request, size = driver_pb2.PushTasksRequest(run_id=self.run_id), 0
             request.tasks.append(message)
             size += message.ByteSize()
-        if over is not None:
-            request.over.CopyFrom(over)
-        if request.tasks or over is not None:
+        if request.tasks:
             self._push(request)
 
     def _log_away(self, node_ids: set[str]) -> None:
@@ -362,8 +360,8 @@ class Driver:
     ) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        With ``later`` this does not wait for the server, which is told with the next :meth:`push`, or a moment later where none
-        follows; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
+        With ``later`` this does not wait for the server, which is told a moment later, of several rounds at once where these are
+        short; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
         are gone before those of the next one come.
 
         Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server;
@@ -375,9 +373,11 @@ class Driver:
             run_id=self.run_id,
             round=round,
             keep=sorted(digests),
-            manifest=manifest,
-            manifest_round=round if manifest_round is None else manifest_round,
         )
+        lines, self._untold = self._untold, []
+        if manifest:
+            lines.append((round if manifest_round is None else manifest_round, manifest))
+        request.manifest.extend(driver_pb2.ManifestLine(round=at, line=line) for at, line in lines)
         self._retold.acknowledged(round)
         with self._lock:
             # Not of this one: who makes a task of it now must not get the id of an earlier one.
@@ -387,6 +387,10 @@ class Driver:
         if not later or self._payloads.has_blobs:
             self._acknowledgements.settle(self._reconnect)
         self.mirror.forget(round)
+
+    def tell_manifest(self, lines: Iterable[tuple[int, str]]) -> None:
+        """With the next acknowledgement, tell these lines, with their rounds, which an earlier process may not have told."""
+        self._untold.extend(lines)
 
     def end(self, state: RunState, message: str = "") -> None:
         """End the run, unless it has ended already.

@@ -72,8 +72,8 @@ def start_driver(
             ``PATH``); without that, too, the connection is insecure.
         run_name: For people: shown in the server's log and tables.
         limits: How long to wait for what.
-        checkpoint_dir: The run's folder: after each round, all that the next ones depend on is kept there. Made where it is
-            missing.
+        checkpoint_dir: The run's folder: after each round (of rounds that take milliseconds, every tenth of a second), all that
+            the next ones depend on is kept there. Made where it is missing.
         resume: The folder of a run whose driver died or gave up. The run goes on in the round in which it was: who was asked is
             not asked again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments
             as the first time.
@@ -257,6 +257,8 @@ class _Run:
         if driver.transport_dtype:
             log.info("Parameters travel as %s", driver.transport_dtype)
         manager, folder = self._server.client_manager(), self._folder
+        if folder is not None and self._checkpoint is not None:
+            driver.tell_manifest(folder.manifest_from(driver.watcher.acknowledged_rounds))
         exchange = DriverExchange(driver, manager, None if folder is None else folder.journal, self._config)
         self._server.configure(self._config)
         record = None if folder is None else FolderRecord(folder, driver)

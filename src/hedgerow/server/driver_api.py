@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 
-from hedgerow.errors import HedgerowError, InvalidArgument
+from hedgerow.errors import InvalidArgument
 from hedgerow.records import DataPlane, RunState, Task, TaskResult
 from hedgerow.security import Identity, Role
 from hedgerow.server import bounds
@@ -35,12 +35,6 @@ MAX_RUN_NAME_CHARS = 200
 
 def _label(run_id: str, name: str) -> str:
     return f"{run_id} ({name})" if name else run_id
-
-
-def _check_over(request: driver_pb2.AcknowledgeRoundRequest) -> None:
-    bounds.check_round(max(request.round, request.manifest_round))
-    bounds.check_ids("keep", request.keep)
-    bounds.check_manifest(request.round, request.manifest)
 
 
 class Driver(driver_pb2_grpc.DriverServicer):
@@ -103,10 +97,6 @@ class Driver(driver_pb2_grpc.DriverServicer):
         foreign = next((task for task in tasks if task.run_id != request.run_id), None)
         if foreign is not None:
             raise InvalidArgument(f"The task {foreign.task_id} belongs to the run {foreign.run_id}, not to {request.run_id}.")
-        if request.HasField("over"):
-            _check_over(request.over)
-            if request.over.run_id != request.run_id:
-                raise InvalidArgument(f"The round that is over is of the run {request.over.run_id}, not of {request.run_id}.")
         # To its end also when the driver dies meanwhile: what is marked as sent in the store must be sent.
         pushing = asyncio.get_running_loop().create_task(self._push(who, request, tasks))
         self._pushing.add(pushing)
@@ -125,8 +115,6 @@ class Driver(driver_pb2_grpc.DriverServicer):
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, session.name or node_id)
         if pushed.failed:
             self._bells.ring(results_topic(request.run_id))
-        if request.HasField("over"):
-            await self._acknowledge_with_tasks(who, request.over)
         return driver_pb2.PushTasksReply(created=pushed.created)
 
     @call(Role.DRIVER)
@@ -243,29 +231,18 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        _check_over(request)
-        await self._acknowledge(who, request)
-        return driver_pb2.AcknowledgeRoundReply()
-
-    async def _acknowledge_with_tasks(self, who: Identity, over: driver_pb2.AcknowledgeRoundRequest) -> None:
-        """As the call :meth:`AcknowledgeRound`, as which it is noted."""
-        outcome = "failed"
-        try:
-            await self._acknowledge(who, over)
-            outcome = "ok"
-        except HedgerowError as error:
-            outcome = type(error).__name__
-            raise
-        finally:
-            self.admission.note(who.label, "AcknowledgeRound", outcome, over)
-
-    async def _acknowledge(self, who: Identity, request: driver_pb2.AcknowledgeRoundRequest) -> None:
-        done = await self._store.acknowledge_round(
-            who, request.run_id, request.round, list(request.keep), request.manifest, request.manifest_round
-        )
+        bounds.check_round(request.round)
+        bounds.check_ids("keep", request.keep)
+        bounds.check_ids("manifest", request.manifest)
+        for one in request.manifest:
+            bounds.check_round(one.round)
+            bounds.check_manifest(one.round, one.line)
+        manifest = [(one.round, one.line) for one in request.manifest]
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), manifest)
         self._notifier.cancelled([], done.notify, ROUND_IS_OVER)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)
+        return driver_pb2.AcknowledgeRoundReply()
 
     @call(Role.DRIVER)
     async def EndRun(  # noqa: N802

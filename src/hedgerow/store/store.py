@@ -252,12 +252,12 @@ class Store:
         return await self._write(lambda c: rounds.end_run(c, who, run_id, rounds.End(state, message), now))
 
     async def acknowledge_round(
-        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: str = "", manifest_round: int | None = None
+        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: Sequence[tuple[int, str]] = ()
     ) -> Acknowledged:
         """This round and all before it are safe with the driver: outbox entries and blobs not in ``keep`` may go.
 
-        Tasks of these rounds that are still open are cancelled. The manifest is the line of the round, or of ``manifest_round``,
-        which is kept with the run; of several the first stays.
+        Tasks of these rounds that are still open are cancelled. The manifest's lines, each with its round, are kept with the run;
+        of several of a round the first stays.
 
         Raises:
             NotFound: There is no such run.
@@ -265,7 +265,7 @@ class Store:
             Unauthenticated: The driver is known with another secret.
         """
         now = self._clock.now()
-        over = rounds.Over(round, keep, manifest, round if manifest_round is None else manifest_round)
+        over = rounds.Over(round, keep, manifest)
         return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, over, now))
 
     async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[tuple[int, str]]:

@@ -25,47 +25,49 @@ _sym_db = _symbol_database.Default()
 from hedgerow.wire.proto import records_pb2 as hedgerow_dot_wire_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hedgerow/wire/proto/driver.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"Q\n\x10\x43reateRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x11\n\tserver_id\x18\x04 \x01(\t\"\x92\x01\n\x0e\x43reateRunReply\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12*\n\ndata_plane\x18\x03 \x01(\x0b\x32\x16.hedgerow.v1.DataPlane\x12\x1b\n\x13\x61\x63knowledged_rounds\x18\x04 \x01(\r\"\x86\x01\n\x10PushTasksRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.hedgerow.v1.Task\x12\x37\n\x04over\x18\x03 \x01(\x0b\x32$.hedgerow.v1.AcknowledgeRoundRequestH\x00\x88\x01\x01\x42\x07\n\x05_over\"!\n\x0ePushTasksReply\x12\x0f\n\x07\x63reated\x18\x01 \x01(\r\"F\n\x12\x43\x61ncelTasksRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"%\n\x10\x43\x61ncelTasksReply\x12\x11\n\tcancelled\x18\x01 \x01(\r\"P\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_result\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x66ter_node_version\x18\x03 \x01(\x04\"\xb9\x01\n\nWatchEvent\x12)\n\x05nodes\x18\x01 \x01(\x0b\x32\x18.hedgerow.v1.NodeChangesH\x00\x12\'\n\x07results\x18\x02 \x01(\x0b\x32\x14.hedgerow.v1.ResultsH\x00\x12&\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x16.hedgerow.v1.WatchBeatH\x00\x12&\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x15.hedgerow.v1.RunEndedH\x00\x42\x07\n\x05\x65vent\"A\n\x0bNodeChanges\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.hedgerow.v1.Node\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"3\n\x07Results\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.hedgerow.v1.TaskResult\"\x0b\n\tWatchBeat\"A\n\x08RunEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x02 \x01(\t\"p\n\x17\x41\x63knowledgeRoundRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04keep\x18\x03 \x03(\t\x12\x10\n\x08manifest\x18\x04 \x01(\t\x12\x16\n\x0emanifest_round\x18\x05 \x01(\r\"\x17\n\x15\x41\x63knowledgeRoundReply\"V\n\rEndRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x03 \x01(\t\"\r\n\x0b\x45ndRunReply*\xb3\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_FINISHED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x15\n\x11RUN_STATE_STOPPED\x10\x05\x12\x19\n\x15RUN_STATE_INTERRUPTED\x10\x06\x32\xe4\x04\n\x06\x44river\x12G\n\tCreateRun\x12\x1d.hedgerow.v1.CreateRunRequest\x1a\x1b.hedgerow.v1.CreateRunReply\x12G\n\tPushTasks\x12\x1d.hedgerow.v1.PushTasksRequest\x1a\x1b.hedgerow.v1.PushTasksReply\x12M\n\x0b\x43\x61ncelTasks\x12\x1f.hedgerow.v1.CancelTasksRequest\x1a\x1d.hedgerow.v1.CancelTasksReply\x12=\n\x05Watch\x12\x19.hedgerow.v1.WatchRequest\x1a\x17.hedgerow.v1.WatchEvent0\x01\x12M\n\x0bStartUpload\x12\x1f.hedgerow.v1.StartUploadRequest\x1a\x1d.hedgerow.v1.StartUploadReply\x12M\n\x0bResolveBlob\x12\x1f.hedgerow.v1.ResolveBlobRequest\x1a\x1d.hedgerow.v1.ResolveBlobReply\x12\\\n\x10\x41\x63knowledgeRound\x12$.hedgerow.v1.AcknowledgeRoundRequest\x1a\".hedgerow.v1.AcknowledgeRoundReply\x12>\n\x06\x45ndRun\x12\x1a.hedgerow.v1.EndRunRequest\x1a\x18.hedgerow.v1.EndRunReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hedgerow/wire/proto/driver.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"Q\n\x10\x43reateRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x11\n\tserver_id\x18\x04 \x01(\t\"\x92\x01\n\x0e\x43reateRunReply\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12*\n\ndata_plane\x18\x03 \x01(\x0b\x32\x16.hedgerow.v1.DataPlane\x12\x1b\n\x13\x61\x63knowledged_rounds\x18\x04 \x01(\r\"D\n\x10PushTasksRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.hedgerow.v1.Task\"!\n\x0ePushTasksReply\x12\x0f\n\x07\x63reated\x18\x01 \x01(\r\"F\n\x12\x43\x61ncelTasksRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"%\n\x10\x43\x61ncelTasksReply\x12\x11\n\tcancelled\x18\x01 \x01(\r\"P\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_result\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x66ter_node_version\x18\x03 \x01(\x04\"\xb9\x01\n\nWatchEvent\x12)\n\x05nodes\x18\x01 \x01(\x0b\x32\x18.hedgerow.v1.NodeChangesH\x00\x12\'\n\x07results\x18\x02 \x01(\x0b\x32\x14.hedgerow.v1.ResultsH\x00\x12&\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x16.hedgerow.v1.WatchBeatH\x00\x12&\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x15.hedgerow.v1.RunEndedH\x00\x42\x07\n\x05\x65vent\"A\n\x0bNodeChanges\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.hedgerow.v1.Node\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"3\n\x07Results\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.hedgerow.v1.TaskResult\"\x0b\n\tWatchBeat\"A\n\x08RunEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x02 \x01(\t\"s\n\x17\x41\x63knowledgeRoundRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04keep\x18\x03 \x03(\t\x12+\n\x08manifest\x18\x04 \x03(\x0b\x32\x19.hedgerow.v1.ManifestLine\"+\n\x0cManifestLine\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04line\x18\x02 \x01(\t\"\x17\n\x15\x41\x63knowledgeRoundReply\"V\n\rEndRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.hedgerow.v1.RunState\x12\x0f\n\x07message\x18\x03 \x01(\t\"\r\n\x0b\x45ndRunReply*\xb3\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_FINISHED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x15\n\x11RUN_STATE_STOPPED\x10\x05\x12\x19\n\x15RUN_STATE_INTERRUPTED\x10\x06\x32\xe4\x04\n\x06\x44river\x12G\n\tCreateRun\x12\x1d.hedgerow.v1.CreateRunRequest\x1a\x1b.hedgerow.v1.CreateRunReply\x12G\n\tPushTasks\x12\x1d.hedgerow.v1.PushTasksRequest\x1a\x1b.hedgerow.v1.PushTasksReply\x12M\n\x0b\x43\x61ncelTasks\x12\x1f.hedgerow.v1.CancelTasksRequest\x1a\x1d.hedgerow.v1.CancelTasksReply\x12=\n\x05Watch\x12\x19.hedgerow.v1.WatchRequest\x1a\x17.hedgerow.v1.WatchEvent0\x01\x12M\n\x0bStartUpload\x12\x1f.hedgerow.v1.StartUploadRequest\x1a\x1d.hedgerow.v1.StartUploadReply\x12M\n\x0bResolveBlob\x12\x1f.hedgerow.v1.ResolveBlobRequest\x1a\x1d.hedgerow.v1.ResolveBlobReply\x12\\\n\x10\x41\x63knowledgeRound\x12$.hedgerow.v1.AcknowledgeRoundRequest\x1a\".hedgerow.v1.AcknowledgeRoundReply\x12>\n\x06\x45ndRun\x12\x1a.hedgerow.v1.EndRunRequest\x1a\x18.hedgerow.v1.EndRunReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedgerow.wire.proto.driver_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1312
-  _globals['_RUNSTATE']._serialized_end=1491
+  _globals['_RUNSTATE']._serialized_start=1293
+  _globals['_RUNSTATE']._serialized_end=1472
   _globals['_CREATERUNREQUEST']._serialized_start=84
   _globals['_CREATERUNREQUEST']._serialized_end=165
   _globals['_CREATERUNREPLY']._serialized_start=168
   _globals['_CREATERUNREPLY']._serialized_end=314
-  _globals['_PUSHTASKSREQUEST']._serialized_start=317
-  _globals['_PUSHTASKSREQUEST']._serialized_end=451
-  _globals['_PUSHTASKSREPLY']._serialized_start=453
-  _globals['_PUSHTASKSREPLY']._serialized_end=486
-  _globals['_CANCELTASKSREQUEST']._serialized_start=488
-  _globals['_CANCELTASKSREQUEST']._serialized_end=558
-  _globals['_CANCELTASKSREPLY']._serialized_start=560
-  _globals['_CANCELTASKSREPLY']._serialized_end=597
-  _globals['_WATCHREQUEST']._serialized_start=599
-  _globals['_WATCHREQUEST']._serialized_end=679
-  _globals['_WATCHEVENT']._serialized_start=682
-  _globals['_WATCHEVENT']._serialized_end=867
-  _globals['_NODECHANGES']._serialized_start=869
-  _globals['_NODECHANGES']._serialized_end=934
-  _globals['_RESULTS']._serialized_start=936
-  _globals['_RESULTS']._serialized_end=987
-  _globals['_WATCHBEAT']._serialized_start=989
-  _globals['_WATCHBEAT']._serialized_end=1000
-  _globals['_RUNENDED']._serialized_start=1002
-  _globals['_RUNENDED']._serialized_end=1067
-  _globals['_ACKNOWLEDGEROUNDREQUEST']._serialized_start=1069
-  _globals['_ACKNOWLEDGEROUNDREQUEST']._serialized_end=1181
-  _globals['_ACKNOWLEDGEROUNDREPLY']._serialized_start=1183
-  _globals['_ACKNOWLEDGEROUNDREPLY']._serialized_end=1206
-  _globals['_ENDRUNREQUEST']._serialized_start=1208
-  _globals['_ENDRUNREQUEST']._serialized_end=1294
-  _globals['_ENDRUNREPLY']._serialized_start=1296
-  _globals['_ENDRUNREPLY']._serialized_end=1309
-  _globals['_DRIVER']._serialized_start=1494
-  _globals['_DRIVER']._serialized_end=2106
+  _globals['_PUSHTASKSREQUEST']._serialized_start=316
+  _globals['_PUSHTASKSREQUEST']._serialized_end=384
+  _globals['_PUSHTASKSREPLY']._serialized_start=386
+  _globals['_PUSHTASKSREPLY']._serialized_end=419
+  _globals['_CANCELTASKSREQUEST']._serialized_start=421
+  _globals['_CANCELTASKSREQUEST']._serialized_end=491
+  _globals['_CANCELTASKSREPLY']._serialized_start=493
+  _globals['_CANCELTASKSREPLY']._serialized_end=530
+  _globals['_WATCHREQUEST']._serialized_start=532
+  _globals['_WATCHREQUEST']._serialized_end=612
+  _globals['_WATCHEVENT']._serialized_start=615
+  _globals['_WATCHEVENT']._serialized_end=800
+  _globals['_NODECHANGES']._serialized_start=802
+  _globals['_NODECHANGES']._serialized_end=867
+  _globals['_RESULTS']._serialized_start=869
+  _globals['_RESULTS']._serialized_end=920
+  _globals['_WATCHBEAT']._serialized_start=922
+  _globals['_WATCHBEAT']._serialized_end=933
+  _globals['_RUNENDED']._serialized_start=935
+  _globals['_RUNENDED']._serialized_end=1000
+  _globals['_ACKNOWLEDGEROUNDREQUEST']._serialized_start=1002
+  _globals['_ACKNOWLEDGEROUNDREQUEST']._serialized_end=1117
+  _globals['_MANIFESTLINE']._serialized_start=1119
+  _globals['_MANIFESTLINE']._serialized_end=1162
+  _globals['_ACKNOWLEDGEROUNDREPLY']._serialized_start=1164
+  _globals['_ACKNOWLEDGEROUNDREPLY']._serialized_end=1187
+  _globals['_ENDRUNREQUEST']._serialized_start=1189
+  _globals['_ENDRUNREQUEST']._serialized_end=1275
+  _globals['_ENDRUNREPLY']._serialized_start=1277
+  _globals['_ENDRUNREPLY']._serialized_end=1290
+  _globals['_DRIVER']._serialized_start=1475
+  _globals['_DRIVER']._serialized_end=2087
 # @@protoc_insertion_point(module_scope)
