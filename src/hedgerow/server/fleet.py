@@ -40,10 +40,6 @@ from hedgerow.wire.status import to_words
 log = logging.getLogger(__name__)
 
 HELLO = Limit("hello_s", 10.0)
-RESULTS_AT_ONCE = 32
-"""Of one client; it sends the next one when one of them is stored."""
-IN_HAND = Limit("results_in_hand_s", None)
-"""As :data:`IN_VAIN`."""
 IN_VAIN = Limit("opened_in_vain_s", None)
 """The store answers or fails within a limit of its own."""
 SILENT_BEATS = 3
@@ -105,7 +101,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
                 origin = convert.origin_to_proto(opened.origins[phase_of(task)])
                 await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task), origin=origin))
-            session.last_heard = asyncio.get_running_loop().time()
+            session.heard()
             reader = asyncio.get_running_loop().create_task(self._read(session, context))
             await self._write(session, context)
         finally:
@@ -195,7 +191,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             try:
                 message = await session.next(Limit("beat_interval_s", session.beat_interval_s))
             except WaitTimeout:
-                silent_s = asyncio.get_running_loop().time() - session.last_heard
+                silent_s = session.silent_s()
                 if silent_s > SILENT_BEATS * session.beat_interval_s:
                     log.warning("Node %s has been silent for %.0f s; its session ends", session.name, silent_s)
                     return
@@ -206,14 +202,13 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     async def _read(self, session: NodeSession, context: Context) -> None:
         """Take in what the client says until it ends the stream."""
-        in_hand = asyncio.Semaphore(RESULTS_AT_ONCE)
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
-                session.last_heard = asyncio.get_running_loop().time()
+                session.heard()
                 event = message.WhichOneof("event")
                 if event == "complete":
-                    await wait(in_hand.acquire(), IN_HAND, "a result of the same client to be stored")
-                    self._background.spawn(self._complete(session, message.complete, in_hand), "taking in a result")
+                    await session.place()
+                    self._background.spawn(self._complete(session, message.complete), "taking in a result")
                 elif event == "leave":
                     leave: fleet_pb2.Leave = message.leave
                     bounds.check_reason(leave.reason)
@@ -267,7 +262,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
         return self._grants.download(who, blob)
 
-    async def _complete(self, session: NodeSession, message: fleet_pb2.Complete, in_hand: asyncio.Semaphore) -> None:
+    async def _complete(self, session: NodeSession, message: fleet_pb2.Complete) -> None:
         """Take in the result of a task, once, and say what became of it."""
         answer, about = fleet_pb2.Completed(task_id=message.task_id), dict[str, str]()
         outcome = "cancelled"
@@ -285,7 +280,6 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             answer.refusal.error, answer.refusal.message = to_words(failure)
             outcome = "failed"
         finally:
-            in_hand.release()
             self.admission.note(session.who.label, "CompleteTask", outcome, message, about)
         session.completed(answer)
 

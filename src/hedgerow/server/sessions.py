@@ -16,6 +16,10 @@ from hedgerow.wire.proto import fleet_pb2
 SHORTEST_BEAT_INTERVAL_S = 15.0
 BEATS_PER_S = 100
 RECONNECTS_PER_S = 500
+RESULTS_AT_ONCE = 32
+"""Results of one client that are being stored, or of which it is not told yet what became of them; it waits with more."""
+A_PLACE = Limit("results_at_once", None)
+"""The store answers or fails within a limit of its own, and the client is told as fast as it reads."""
 ANSWERS_WAIT_S = 0.05
 """So long what became of results waits for a message to travel with: nobody waits for it, and the next task is often near."""
 
@@ -27,12 +31,28 @@ class NodeSession:
         self.who = who
         self.name = ""
         self.epoch = 0
-        self.last_heard = 0.0
         self.beat_interval_s = 0.0
+        self.last_heard = 0.0
         self._queue: asyncio.Queue[fleet_pb2.SessionDown | None] = asyncio.Queue()
         self._completed: dict[str, fleet_pb2.Completed] = {}
         self._release: list[str] = []
         self._telling: asyncio.TimerHandle | None = None
+        self._places = asyncio.Semaphore(RESULTS_AT_ONCE)
+        self._untold = 0
+
+    def heard(self) -> None:
+        """The client has said something."""
+        self.last_heard = asyncio.get_running_loop().time()
+
+    def silent_s(self) -> float:
+        """For how many seconds the client has said nothing, as far as it was listened to."""
+        if self._places.locked():
+            self.heard()
+        return asyncio.get_running_loop().time() - self.last_heard
+
+    async def place(self) -> None:
+        """Wait until one more result of this client can be taken in; :meth:`completed` must follow."""
+        await wait(self._places.acquire(), A_PLACE, "the client to be told what became of its results")
 
     def push(self, message: fleet_pb2.SessionDown) -> None:
         """Queue a message for the client."""
@@ -41,13 +61,17 @@ class NodeSession:
     def completed(self, answer: fleet_pb2.Completed) -> None:
         """Tell the client what became of a result, with the next message or a moment later."""
         self._completed[answer.task_id] = answer
-        self._tell_soon()
+        self._untold += 1
+        if self._untold == RESULTS_AT_ONCE // 2:  # it has more to hand in, and needs places for that
+            self._tell()
+        else:
+            self._tell_soon()
 
     def release(self, task_ids: Iterable[str]) -> None:
         """Tell the client that it need not keep these results, with the next message or a moment later."""
         for task_id in task_ids:
             answer = self._completed.get(task_id)
-            if answer is None:
+            if answer is None or answer.HasField("refusal"):
                 self._release.append(task_id)
             else:
                 answer.release = True
@@ -58,6 +82,8 @@ class NodeSession:
             self._telling = asyncio.get_running_loop().call_later(ANSWERS_WAIT_S, self._tell)
 
     def _tell(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         self._telling = None
         if self._completed or self._release:
             self.push(fleet_pb2.SessionDown())
@@ -80,6 +106,9 @@ class NodeSession:
             message.completed.extend(self._completed.values())
             message.release.extend(self._release)
             self._completed, self._release = {}, []
+            for _ in range(self._untold):
+                self._places.release()
+            self._untold = 0
         return message
 
 
