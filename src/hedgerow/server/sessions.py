@@ -6,7 +6,8 @@ This is all that the server knows and the store does not. Losing it costs nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from hedgerow.errors import Fenced, Unavailable
 from hedgerow.security import Identity, check_secret
@@ -16,10 +17,30 @@ from hedgerow.wire.proto import fleet_pb2
 SHORTEST_BEAT_INTERVAL_S = 15.0
 BEATS_PER_S = 100
 RECONNECTS_PER_S = 500
+SILENT_BEATS = 3
+LAST_WORDS = Limit("last_words_s", None)
+"""A client that takes no more messages is noticed by its silence."""
 
 
 class NodeSession:
-    """One connection of a client. ``epoch`` is 0 until the store has opened it."""
+    """One connection of a client. ``epoch`` is 0 until the store has opened it.
+
+    There are thousands that only wait, so what each keeps meanwhile is little: its call's own task, which reads. Another task
+    writes, for as long as there is something to write. It has no timer: a client's beat is answered with one.
+    """
+
+    __slots__ = (
+        "_ending",
+        "_outgoing",
+        "_serving",
+        "_write",
+        "_writing",
+        "beat_interval_s",
+        "epoch",
+        "last_heard",
+        "name",
+        "who",
+    )
 
     def __init__(self, who: Identity) -> None:
         self.who = who
@@ -27,25 +48,88 @@ class NodeSession:
         self.epoch = 0
         self.last_heard = 0.0
         self.beat_interval_s = 0.0
-        self._queue: asyncio.Queue[fleet_pb2.SessionDown | None] = asyncio.Queue()
+        self._outgoing: list[fleet_pb2.SessionDown] = []
+        self._ending = False
+        self._write: Callable[[fleet_pb2.SessionDown], Awaitable[None]] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[Any] | None = None
 
     def push(self, message: fleet_pb2.SessionDown) -> None:
         """Queue a message for the client."""
-        self._queue.put_nowait(message)
+        self._outgoing.append(message)
+        self._send()
+
+    def answer(self, beat: Callable[[NodeSession], fleet_pb2.SessionDown]) -> None:
+        """Answer a beat, unless the client has not taken yet what was pushed to it before."""
+        if self._writing is None:
+            self.push(beat(self))
 
     def end(self, goodbye: fleet_pb2.Goodbye | None = None) -> None:
         """End the stream after what is queued, with a goodbye if there is one to say."""
         if goodbye is not None:
-            self.push(fleet_pb2.SessionDown(goodbye=goodbye))
-        self._queue.put_nowait(None)
+            self._outgoing.append(fleet_pb2.SessionDown(goodbye=goodbye))
+        self._ending = True
+        self._send()
 
-    async def next(self, limit: Limit) -> fleet_pb2.SessionDown | None:
-        """The next message; None when the stream is to end.
+    def drop(self) -> None:
+        """End the stream now, even if its client takes nothing: what is queued is for the node's next session."""
+        self._outgoing, self._ending = [], True
+        if self._writing is None:
+            self._send()
+        else:
+            self._writing.cancel()
+
+    def is_silent(self, now: float) -> bool:
+        """Whether several beats in a row have not come; ``now`` is the event loop's time."""
+        return self._serving is not None and now - self.last_heard > SILENT_BEATS * self.beat_interval_s
+
+    async def serve(self, read: Callable[[], Awaitable[None]], write: Callable[[fleet_pb2.SessionDown], Awaitable[None]]) -> None:
+        """Push what is queued, from now on at once, until ``read`` ends or :meth:`end` is called; then what is queued still.
 
         Raises:
-            WaitTimeout: There was none within the limit.
+            Exception: What ``read`` or ``write`` raises.
         """
-        return await wait(self._queue.get(), limit, "something to push")
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self.last_heard, self._write, self._serving = loop.time(), write, task
+        self._send()
+        try:
+            await self._until_over(read, task)
+            self._send()
+            if self._writing is not None and not self._writing.cancelled():
+                await wait(self._writing, LAST_WORDS, "the client to take the last messages")
+        finally:
+            self._write = None
+            if self._writing is not None:
+                self._writing.cancel()
+                await asyncio.gather(self._writing, return_exceptions=True)
+
+    async def _until_over(self, read: Callable[[], Awaitable[None]], task: asyncio.Task[Any]) -> None:
+        try:
+            await read()
+        except asyncio.CancelledError:
+            if self._serving is not None or task.uncancel():
+                raise  # it is the call that ends, not the session
+        finally:
+            self._serving = None
+
+    def _send(self) -> None:
+        if self._write is not None and self._writing is None and (self._outgoing or self._ending):
+            self._writing = asyncio.get_running_loop().create_task(self._send_all(self._write))
+
+    async def _send_all(self, write: Callable[[fleet_pb2.SessionDown], Awaitable[None]]) -> None:
+        over = True
+        try:
+            while self._outgoing:
+                messages, self._outgoing = self._outgoing, []
+                for message in messages:
+                    await write(message)
+            over = self._ending
+            self._writing = None  # where it failed it is left, so that whoever serves finds out why
+        finally:
+            if over and self._serving is not None:
+                serving, self._serving = self._serving, None
+                serving.cancel()
 
 
 class Sessions:
@@ -71,6 +155,13 @@ class Sessions:
         """Forget a session that has ended, unless a newer one has taken its place."""
         if self._by_node.get(session.who.id) is session:
             del self._by_node[session.who.id]
+
+    def end_silent(self, now: float) -> list[NodeSession]:
+        """End the sessions of clients that have been silent for several beats; which these are."""
+        silent = [session for session in self._by_node.values() if session.is_silent(now)]
+        for session in silent:
+            session.drop()
+        return silent
 
     def find(self, node_id: str) -> NodeSession | None:
         """The node's session, if it has one."""

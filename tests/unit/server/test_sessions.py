@@ -1,11 +1,17 @@
-"""What the number of sessions means for the pace of all."""
+"""What the number of sessions means for the pace of all, and how one session is served."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
 from hedgerow.security import Identity, Role
 from hedgerow.server.sessions import NodeSession, Sessions
+from hedgerow.waits import Limit, pause, wait
+from hedgerow.wire.proto import fleet_pb2
+
+SOON = Limit("soon_s", 10.0)
 
 
 def test_beats_and_reconnections_are_spread_over_more_time_with_more_sessions() -> None:
@@ -15,3 +21,108 @@ def test_beats_and_reconnections_are_spread_over_more_time_with_more_sessions() 
         sessions.add(NodeSession(Identity.fresh(Role.CLIENT)))
     assert sessions.beat_interval_s() == 30.0  # 100 beats a second
     assert sessions.reconnect_within_s() == pytest.approx(6.0)  # 500 sessions a second
+
+
+class FakeStream:
+    """What a session writes to and reads from: nothing comes until the test says so, and nothing is taken while it is stuck."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.client_ends, self.free = asyncio.Event(), asyncio.Event()
+        self.free.set()
+        self.broken: Exception | None = None
+
+    async def read(self) -> None:
+        await wait(self.client_ends.wait(), SOON, "the test")
+
+    async def write(self, message: fleet_pb2.SessionDown) -> None:
+        await wait(self.free.wait(), SOON, "the test")
+        if self.broken is not None:
+            raise self.broken
+        self.written.append(str(message.WhichOneof("event")))
+
+
+CANCEL = fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id="t"))
+BEAT = fleet_pb2.SessionDown(beat=fleet_pb2.Beat())
+
+
+async def turns() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await pause(0, "other tasks")
+
+
+async def served() -> tuple[NodeSession, FakeStream, asyncio.Task[None]]:
+    session, stream = NodeSession(Identity.fresh(Role.CLIENT)), FakeStream()
+    session.beat_interval_s = 15.0
+    serving = asyncio.create_task(session.serve(stream.read, stream.write))
+    await turns()
+    return session, stream, serving
+
+
+async def test_what_was_pushed_before_a_session_is_served_comes_first_and_the_goodbye_last() -> None:
+    session, stream = NodeSession(Identity.fresh(Role.CLIENT)), FakeStream()
+    session.push(CANCEL)
+    session.push(BEAT)
+    session.end(fleet_pb2.Goodbye(reason="enough"))
+    await wait(session.serve(stream.read, stream.write), SOON, "the session to end")
+    assert stream.written == ["cancel", "beat", "goodbye"]
+
+
+async def test_what_is_queued_is_written_when_the_client_has_said_its_last() -> None:
+    session, stream, serving = await served()
+    stream.free.clear()
+    session.push(CANCEL)
+    stream.client_ends.set()
+    await turns()
+    assert not serving.done()
+    stream.free.set()
+    await wait(serving, SOON, "the session to end")
+    assert stream.written == ["cancel"]
+
+
+async def test_client_that_takes_nothing_gets_one_beat_for_all_of_its_own() -> None:
+    session, stream, serving = await served()
+    stream.free.clear()
+    for _ in range(1000):
+        session.answer(lambda _: BEAT)
+    stream.free.set()
+    session.end()
+    await wait(serving, SOON, "the session to end")
+    assert stream.written == ["beat"]
+
+
+async def test_silent_client_loses_its_session_even_if_it_takes_nothing() -> None:
+    session, stream, serving = await served()
+    sessions = Sessions()
+    sessions.add(session)
+    stream.free.clear()
+    session.push(CANCEL)
+    await turns()
+    assert sessions.end_silent(session.last_heard + 44.0) == []
+    assert sessions.end_silent(session.last_heard + 46.0) == [session]
+    await wait(serving, SOON, "the session to end")
+    assert stream.written == []
+
+
+async def test_whoever_serves_learns_that_nothing_can_be_written() -> None:
+    session, stream, serving = await served()
+    stream.broken = ConnectionError("gone")
+    session.push(BEAT)
+    with pytest.raises(ConnectionError, match="gone"):
+        await wait(serving, SOON, "the session to end")
+
+
+async def test_call_that_is_cancelled_ends_as_cancelled_and_writes_no_more() -> None:
+    session, stream, serving = await served()
+    stream.free.clear()
+    session.push(BEAT)
+    await turns()
+    session.end()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    stream.free.set()
+    session.push(CANCEL)
+    await turns()
+    assert stream.written == []
