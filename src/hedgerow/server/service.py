@@ -68,7 +68,7 @@ class Service:
         self._gate = Gate()
         self._health: list[health.aio.HealthServicer] = []
         self._blobs: BlobPort | None = None
-        self.sessions = Sessions()
+        self.sessions = Sessions(tls=options.certificates is not None)
         self.bells = Bells()
 
     async def start(self) -> None:
