@@ -16,9 +16,9 @@ from hedgerow.wire.proto import fleet_pb2
 
 SHORTEST_BEAT_INTERVAL_S = 15.0
 BEATS_PER_S = 50
-"""Of all clients together: each costs 0.5 ms of the server, with its answer. Beats tell of clients that hang; where there are many
-clients, keepalive tells sooner that a connection is lost. 10,000 clients beat every 200 s, and three beats are the 600 s after
-which a node is lost by default."""
+"""Of all clients together: each costs 0.5 ms of the server, with its answer. Beats tell of clients that hang; with many
+clients, keepalive tells sooner of a lost connection. 10,000 clients beat every 200 s, and three beats are the 600 s after which
+a node is lost by default."""
 RECONNECTS_PER_S = 500
 TLS_RECONNECTS_PER_S = 200
 """With handshakes. If more came than get on, they would time out in the middle, and come again."""
