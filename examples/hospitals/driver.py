@@ -4,6 +4,7 @@
 
     python driver.py address=<DRIVER_ADDRESS>
     python driver.py address=<DRIVER_ADDRESS> enroll=all num_rounds=5 seed=7
+    python driver.py address=<DRIVER_ADDRESS> enroll=all transport_dtype=bfloat16
     python driver.py address=<DRIVER_ADDRESS> resume=outputs/driver/<date>/<time>
 """
 
@@ -47,6 +48,7 @@ def main(config: DictConfig) -> None:
         # What a driver needs to go on where one that died has stopped.
         checkpoint_dir=folder / "run",
         resume=folder / "run" if resumed else None,
+        transport_dtype=config.transport_dtype,
     )
     write_history(folder / "history.json", config, strategy.records, history)
 

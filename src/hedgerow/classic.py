@@ -33,6 +33,7 @@ from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
 from hedgerow.waits import Limit, wait_future
 from hedgerow.wire.channel import Address
+from hedgerow.wire.narrow import check_transport_dtype
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def start_server(
     grpc_max_message_length: int = GRPC_MAX_MESSAGE_LENGTH,
     certificates: tuple[bytes, bytes, bytes] | None = None,
     blob_address: str | None = None,
+    transport_dtype: str | None = None,
 ) -> History:
     """Run one job with a server of its own, and return what it gave.
 
@@ -73,6 +75,7 @@ def start_server(
             give ``root_certificates`` and are asked for no certificate.
         blob_address: ``host:port`` where parameters of 64 KiB and more travel; any free port if not given. Clients are told it
             when they connect; behind a firewall this port must be open, too.
+        transport_dtype: As for :func:`~hedgerow.driver.start_driver`.
 
     Raises:
         ConfigError: An argument is wrong, or an address cannot be listened on.
@@ -83,6 +86,7 @@ def start_server(
     logs.show()
     places = _places(server_address, blob_address)
     (config or ServerConfig()).check()
+    check_transport_dtype(transport_dtype)
     if certificates is None and os.environ.get(CERTIFICATES_VARIABLE):
         raise ConfigError(
             f"{CERTIFICATES_VARIABLE} is set, which start_server does not use: give it certificates=(CA, certificate, key), or "
@@ -114,6 +118,7 @@ def start_server(
                 strategy=strategy,
                 client_manager=client_manager,
                 root_certificates=None if certificates is None else certificates[0],
+                transport_dtype=transport_dtype,
             )
 
 

@@ -17,6 +17,7 @@ Point = Literal[
     "parameters to a file",
     "parameters to a checkpoint",
     "parameters of a message to the worker",
+    "parameters widened",
     "result to the outbox",
     "blob sent",
     "blob received",

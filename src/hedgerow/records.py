@@ -6,6 +6,7 @@ itself passes around: tasks, replies, nodes, runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -81,11 +82,28 @@ class Parameters(Mapping[str, NDArray]):
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes, without a file's header."""
-        return sum(array.nbytes for array in self._tensors.values())
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and dtypes. No value is looked at."""
+        return {name: (array.shape, array.dtype) for name, array in self._tensors.items()}
 
     def arrays(self) -> NDArrays:
         """The arrays in order, not copied."""
-        return list(self._tensors.values())
+        return list(self.values())
+
+    def stored(self, name: str) -> NDArray:
+        """A tensor as it lies in memory or in its file, not copied: for whoever reads it block by block.
+
+        Of parameters that travelled in a 16-bit float (:class:`hedgerow.wire.narrow.NarrowParameters`) it has that dtype, and
+        not the tensor's own one, which ``[name]`` gives.
+        """
+        return self._tensors[name]
+
+    def select(self, names: Iterable[str]) -> Parameters:
+        """The tensors of these names, in the order of the names; nothing is copied."""
+        return Parameters({name: self._tensors[name] for name in names})
 
     @property
     def tensors(self) -> list[bytes]:
@@ -95,8 +113,7 @@ class Parameters(Mapping[str, NDArray]):
             InvalidArgument: A dtype (bfloat16, float8) has no npy format.
         """
         return [
-            array.tobytes() if array.ndim == 1 and array.dtype == np.uint8 else ndarray_to_bytes(array)
-            for array in self._tensors.values()
+            array.tobytes() if array.ndim == 1 and array.dtype == np.uint8 else ndarray_to_bytes(array) for array in self.values()
         ]
 
 
@@ -323,11 +340,12 @@ Payload: TypeAlias = bytes | Blob
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What a node is to do."""
+    """What a node is to do. ``transport_dtype`` is the 16-bit float in which parameters travel, both ways; "" for none."""
 
     kind: str
     config: Config = field(default_factory=dict)
     parameters: Payload | None = None
+    transport_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,13 +403,18 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The server's record of a client. ``version`` grows with every change of any node; ``last_seen`` is Unix time."""
+    """The server's record of a client.
+
+    ``version`` grows with every change of any node; ``last_seen`` is Unix time; ``transport_dtypes`` are the 16-bit floats in
+    which the client can take and give parameters.
+    """
 
     node_id: str
     name: str
     state: NodeState
     version: int
     last_seen: float
+    transport_dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlencode
 
 from hedgerow.errors import PermissionDenied, ProtocolMismatch, Unauthenticated
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MetadataItems = tuple[tuple[str, str], ...]
 
 
@@ -49,6 +49,11 @@ class Identity:
     def fresh(cls, role: Role) -> Identity:
         """A new identity with a random id and secret."""
         return cls(role, secrets.token_hex(16), secrets.token_hex(32))
+
+    @property
+    def label(self) -> str:
+        """What logs call it: the name in its certificate, or role and id."""
+        return self.certificate or f"{self.role}/{self.id}"
 
     @property
     def secret_hash(self) -> str:

@@ -41,6 +41,8 @@ async def wait(awaitable: Awaitable[T], limit: Limit, what: str) -> T:
     Raises:
         WaitTimeout: The limit was reached; the message names it and what was waited for.
     """
+    if limit.seconds is None:
+        return await awaitable
     try:
         async with asyncio.timeout(limit.seconds) as scope:
             return await awaitable

@@ -201,3 +201,19 @@ def test_a_driver_that_is_killed_goes_on_to_the_same_checkpoints(hospitals: Hosp
     history = json.loads((folder / "history.json").read_text())
     assert [record["sha256"] for record in history["rounds"]] == hospitals.digests(only_a)
     assert "fit_round 1" not in resumed.output(), "what was done is not done again"
+
+
+def test_parameters_in_16_bits_are_half_the_bytes_and_train_as_well(hospitals: Hospitals, both: Process) -> None:
+    narrow = hospitals.train("enroll=all", "seed=1", "transport_dtype=bfloat16")
+    rounds = hospitals.result(narrow)["rounds"]
+    assert rounds[3]["accuracy"] >= 0.82
+    assert "Parameters travel as bfloat16" in narrow.output()
+    assert "full precision" not in narrow.output()
+    assert all(value.dtype == "float32" for value in load_file(rounds[3]["checkpoint"]).values())
+    assert hospitals.digests(narrow)[1:] != hospitals.digests(both)[1:]
+    sizes = []
+    for driver in (narrow, both):
+        lines = (hospitals.output_folder(driver) / "run" / "manifest.jsonl").read_text().splitlines()
+        sizes.append({entry["bytes"] for line in lines for entry in json.loads(line)["fit"]})
+    (half,), (whole,) = sizes
+    assert half < 0.51 * whole

@@ -41,7 +41,7 @@ SEEDS: tuple[fleet_pb2.SessionDown, ...] = (
         for kind, parameters, sites in (("fit", b"inline", 3), ("evaluate", Blob("0" * 64, 10), 1), ("get_properties", None, 1))
     ),
     fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=TASK, reason="why")),
-    fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=[TASK])),
+    fleet_pb2.SessionDown(release=[TASK]),
 )
 RULES = Rules(Policy(("ann", "b*"), min_sites={"fit": 2}))
 ENDS = Limit("jobs_end_s", 20.0)
@@ -131,14 +131,13 @@ class Client:
         parts: tuple[Any, Any, Any] = FakePool(), FakeConnection(), FakeDelivery(outbox)
         jobs = Jobs(Bench("node", self._state, cache, outbox, *parts, TaskAudit(self._audit), RULES))
         for message in messages:
+            for task_id in message.release[:100]:
+                outbox.remove(task_id)
             match message.WhichOneof("event"):
                 case "assign":
                     jobs.assign(message.assign, origin_from_proto(message.origin))
                 case "cancel":
                     jobs.cancel(message.cancel.task_id, message.cancel.reason)
-                case "release":
-                    for task_id in message.release.task_ids[:100]:
-                        outbox.remove(task_id)
             await asyncio.sleep(0)
         running = asyncio.all_tasks() - {asyncio.current_task()}
         if running:

@@ -115,7 +115,9 @@ def _task(task_id: str, parameters: Blob | bytes | None) -> Task:
 
 def _hello(who: Identity, name: str) -> fleet_pb2.SessionUp:
     return fleet_pb2.SessionUp(
-        hello=fleet_pb2.Hello(node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK])
+        hello=fleet_pb2.Hello(
+            node_id=who.id, name=name, software="x", running=[TASK], finished=[DONE_TASK], transport_dtypes=["bfloat16"]
+        )
     )
 
 
@@ -129,6 +131,10 @@ _REPLY = records_pb2.Reply(
 _INLINE_REPLY = records_pb2.Reply(
     outcome=records_pb2.OUTCOME_USER_ERROR, message="m", traceback="t", parameters=records_pb2.Payload(inline=b"tensors")
 )
+_COMPLETE = tuple(
+    fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task_id, reply=reply))
+    for task_id, reply in ((TASK, _REPLY), (TASK, _INLINE_REPLY), (DONE_TASK, _REPLY))
+)
 _SESSION_END = fleet_pb2.SessionUp(leave=fleet_pb2.Leave(reason="stopping", handed_back=[TASK]))
 _UPLOADS = (
     records_pb2.StartUploadRequest(upload_id="upload0000000009", size=10, run_id=RUN),
@@ -139,9 +145,10 @@ FLEET: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("Session", (_hello(NODE, "node-b"), _SESSION_END)),
     *(("StartUpload", (request,)) for request in _UPLOADS),
     ("ResolveBlob", (records_pb2.ResolveBlobRequest(digest=DIGEST, run_id=RUN, task_id=TASK),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=1, reply=_REPLY),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=1, reply=_INLINE_REPLY),)),
-    ("CompleteTask", (fleet_pb2.CompleteTaskRequest(task_id=DONE_TASK, epoch=1, reply=_REPLY),)),
+    *(("Session", (_hello(NODE, "node-a"), complete, _SESSION_END)) for complete in _COMPLETE),
+)
+_OVER = driver_pb2.AcknowledgeRoundRequest(
+    run_id=RUN, round=1, keep=[DIGEST], manifest=[driver_pb2.ManifestLine(round=1, line='{"round": 1}')]
 )
 _PUSH = [convert.task_to_proto(_task(NEW_TASK, BLOB)), convert.task_to_proto(_task(TASK, b"inline"))]
 DRIVES: tuple[tuple[str, tuple[Message, ...]], ...] = (
@@ -152,7 +159,7 @@ DRIVES: tuple[tuple[str, tuple[Message, ...]], ...] = (
     ("Watch", (driver_pb2.WatchRequest(run_id=RUN, after_result=0, after_node_version=1),)),
     *(("StartUpload", (request,)) for request in _UPLOADS),
     ("ResolveBlob", (records_pb2.ResolveBlobRequest(digest=DIGEST, run_id=RUN),)),
-    ("AcknowledgeRound", (driver_pb2.AcknowledgeRoundRequest(run_id=RUN, round=1, keep=[DIGEST], manifest='{"round": 1}'),)),
+    ("AcknowledgeRound", (_OVER,)),
     ("EndRun", (driver_pb2.EndRunRequest(run_id=RUN, state=driver_pb2.RUN_STATE_FINISHED, message="done"),)),
 )
 OPERATES: tuple[tuple[str, tuple[Message, ...]], ...] = (

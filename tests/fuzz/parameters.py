@@ -30,6 +30,7 @@ _VALUES: tuple[dict[str, NDArray], ...] = (
     {"bf": np.ones(4, ml_dtypes.bfloat16), "f8": np.ones(3, ml_dtypes.float8_e4m3fn), "u": np.arange(2, dtype=np.uint64)},
 )
 SEEDS = [tensors.dumps(Parameters(values)) for values in _VALUES]
+SEEDS += [tensors.dumps(Parameters(_VALUES[2]), form) for form in ("bfloat16", "float16")]
 _WITH_METADATA = json.dumps(
     {
         "__metadata__": {"made": "by hand"},
@@ -46,6 +47,8 @@ NAMES = (
     b'"shape":[',
     b'"data_offsets":[',
     b'"__metadata__":{"a":"b"},',
+    b'"__metadata__":{"hedgerow.own_dtypes":"F32 -"},',
+    b"F64 - - -",
     b"4611686018427387904",
 )
 

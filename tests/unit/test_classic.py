@@ -38,6 +38,8 @@ def test_parameters_travel_where_clients_can_reach_and_the_driver_stays_inside(
 def test_wrong_arguments_are_refused_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is not an address"):
         start_server(server_address="http://x:1/y")
+    with pytest.raises(ConfigError, match="transport_dtype is 'int8'"):
+        start_server(transport_dtype="int8")
     with pytest.raises(ConfigError, match="num_rounds is -1"):
         start_server(config=ServerConfig(num_rounds=-1))
     monkeypatch.setenv("HEDGEROW_CERTIFICATES", "a:b:c")

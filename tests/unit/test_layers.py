@@ -14,7 +14,7 @@ from tests.source_tree import GENERATED, PACKAGE, ROOT, Module, imports, modules
 # From the bottom up. A unit is a module or a package of hedgerow; it may import its own layer and those below it.
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "records"),
-    "pure": ("task_states", "sampling", "wire.tensors", "aggregation"),
+    "pure": ("task_states", "sampling", "wire.narrow", "wire.tensors", "aggregation"),
     "strategy": ("strategy", "training"),
     "seams": (
         "clock",

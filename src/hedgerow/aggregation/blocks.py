@@ -1,7 +1,8 @@
 """Tensors in blocks that fit the cache: what dtypes folds compute in, and how results get back into a tensor's own dtype.
 
 Every fold walks flat views of its tensors block by block, converts a block, computes, and stores the block; nothing of a
-model's size is made but the result. Owned here: the dtypes (float16, bfloat16, float8, float32, float64, integers, bool,
+model's size is made but the result. What travelled in a 16-bit float is read as it lies (``Parameters.stored``), and never
+converted as a whole. Owned here: the dtypes (float16, bfloat16, float8, float32, float64, integers, bool,
 complex), the one rounding at the end, and the check that tensors have the same names and shapes.
 """
 
@@ -71,21 +72,21 @@ def moves(array: NDArray) -> bool:
 
 def moving(parameters: Parameters) -> list[str]:
     """The names of the tensors that distances and norms are about: those that move, or all if none does."""
-    return [name for name, array in parameters.items() if moves(array)] or list(parameters)
+    return [name for name in parameters if moves(parameters.stored(name))] or list(parameters)
 
 
-def wide_dtype(name: str, array: NDArray) -> np.dtype[Any]:
+def wide_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype in which a tensor is added up: float64, or complex128.
 
     Raises:
         InvalidArgument: It holds no numbers.
     """
-    if array.dtype.kind == "c":
+    if dtype.kind == "c":
         return np.dtype(np.complex128)
     # Kind V holds bfloat16 and float8, which numpy converts to float64, but also structures, which it does not.
-    if array.dtype.kind in "biuf" or (array.dtype.kind == "V" and np.can_cast(array.dtype, np.float64)):
+    if dtype.kind in "biuf" or (dtype.kind == "V" and np.can_cast(dtype, np.float64)):
         return np.dtype(np.float64)
-    raise InvalidArgument(f"The tensor {name!r} has the dtype {array.dtype}, which has no mean.")
+    raise InvalidArgument(f"The tensor {name!r} has the dtype {dtype}, which has no mean.")
 
 
 def compared_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -121,8 +122,8 @@ def check_numbers(parameters: Parameters) -> None:
     Raises:
         InvalidArgument: One does not.
     """
-    for name, array in parameters.items():
-        wide_dtype(name, array)
+    for name, (_, dtype) in parameters.layout.items():
+        wide_dtype(name, dtype)
 
 
 def check_like(found: Parameters, wanted: Mapping[str, tuple[int, ...]], whose: str) -> None:
@@ -138,9 +139,9 @@ def check_like(found: Parameters, wanted: Mapping[str, tuple[int, ...]], whose: 
     """
     if list(found) != list(wanted):
         raise InvalidArgument(f"The update has the tensors {_few(found)}, {whose} {_few(wanted)}.")
-    for name, array in found.items():
-        if array.shape != wanted[name]:
-            raise InvalidArgument(f"The tensor {name!r} of the update has the shape {array.shape}, {whose} {wanted[name]}.")
+    for name, (shape, _) in found.layout.items():
+        if shape != wanted[name]:
+            raise InvalidArgument(f"The tensor {name!r} of the update has the shape {shape}, {whose} {wanted[name]}.")
     check_numbers(found)
 
 
@@ -157,26 +158,27 @@ def check_alike(updates: Sequence[Parameters]) -> None:
         check_like(update, shapes, "the first one has")
 
 
-def dtype_for(name: str, array: NDArray, dtypes: Mapping[str, np.dtype[Any]] | None) -> np.dtype[Any]:
+def dtype_for(name: str, own: np.dtype[Any], dtypes: Mapping[str, np.dtype[Any]] | None) -> np.dtype[Any]:
     """The result's dtype for a tensor: what is wanted for it, or its own."""
-    return array.dtype if dtypes is None else dtypes.get(name, array.dtype)
+    return own if dtypes is None else dtypes.get(name, own)
 
 
 def dtypes_of(parameters: Parameters) -> dict[str, np.dtype[Any]]:
     """Dtypes by name."""
-    return {name: array.dtype for name, array in parameters.items()}
+    return {name: dtype for name, (_, dtype) in parameters.layout.items()}
 
 
 def cast(parameters: Parameters, dtypes: Mapping[str, np.dtype[Any]] | None) -> Parameters:
     """The parameters themselves where they have these dtypes, else new arrays, rounded to them."""
-    if all(array.dtype == dtype_for(name, array, dtypes) for name, array in parameters.items()):
+    wanted = {name: dtype_for(name, dtype, dtypes) for name, (_, dtype) in parameters.layout.items()}
+    if wanted == dtypes_of(parameters):
         return parameters
-    return Parameters({name: _cast(array, dtype_for(name, array, dtypes)) for name, array in parameters.items()})
+    return Parameters({name: _cast(parameters.stored(name), dtype) for name, dtype in wanted.items()})
 
 
 def shapes_of(parameters: Parameters) -> dict[str, tuple[int, ...]]:
     """Shapes by name."""
-    return {name: array.shape for name, array in parameters.items()}
+    return {name: shape for name, (shape, _) in parameters.layout.items()}
 
 
 def _cast(array: NDArray, dtype: np.dtype[Any]) -> NDArray:

@@ -49,13 +49,14 @@ class DeltaSum:
         """
         if not math.isfinite(weight) or weight < 0:
             raise InvalidArgument(f"A weight is {weight}; weights are finite and not negative.")
-        shapes = {name: array.shape for name, array in base.items()}
+        shapes = blocks.shapes_of(base)
         blocks.check_like(update, shapes, "the model that it started from has")
         if self._count:
             blocks.check_like(base, self._shapes, "the first one has")
-        sums = self._sums or {name: np.zeros(array.size, blocks.wide_dtype(name, array)) for name, array in base.items()}
+        wide = {name: blocks.wide_dtype(name, dtype) for name, (_, dtype) in base.layout.items()}
+        sums = self._sums or {name: np.zeros(math.prod(shapes[name]), dtype) for name, dtype in wide.items()}
         for name, total in sums.items():
-            _add_change(total, base[name], update[name], weight)
+            _add_change(total, base.stored(name), update.stored(name), weight)
         self._sums, self._shapes = sums, shapes
         self._count += 1
 

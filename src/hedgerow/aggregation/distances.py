@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,14 +90,16 @@ def clip_update(update: Parameters, reference: Parameters, max_norm: float) -> P
         raise InvalidArgument(f"The update's distance from the reference is {norm}; it cannot be clipped.")
     if norm <= max_norm:
         return update
-    names = set(blocks.moving(reference))
+    names = blocks.moving(reference)
     scale = max_norm / norm
-    return Parameters({n: _shrink(a, reference[n], scale) if n in names else a for n, a in update.items()})
+    shrunk = update.select(names)
+    moved = {n: _shrink(shrunk.stored(n), reference.stored(n), scale, dtype) for n, (_, dtype) in shrunk.layout.items()}
+    return Parameters({n: moved[n] if n in moved else update[n] for n in update})
 
 
-def _shrink(array: NDArray, reference: NDArray, scale: float) -> NDArray:
-    """``reference + scale (array - reference)``."""
-    out = np.empty(array.shape, array.dtype)
+def _shrink(array: NDArray, reference: NDArray, scale: float, dtype: np.dtype[Any]) -> NDArray:
+    """``reference + scale (array - reference)``, of this dtype."""
+    out = np.empty(array.shape, dtype)
     flat, source, origin = blocks.reals(out), blocks.reals(array), blocks.reals(reference)
     x, r = (np.empty(min(blocks.BLOCK, flat.size)) for _ in range(2))
     for start in range(0, flat.size, blocks.BLOCK):
@@ -112,8 +115,8 @@ def _differences(updates: Sequence[Parameters], reference: Parameters, size: int
     """Block by block a table with a row for each update: ``x_i - r`` in float64. The next one overwrites it."""
     table, origin = np.empty((len(updates), size)), np.empty(size)
     for name in blocks.moving(reference):
-        base = blocks.reals(reference[name])
-        sources = [blocks.reals(update[name]) for update in updates]
+        base = blocks.reals(reference.stored(name))
+        sources = [blocks.reals(update.stored(name)) for update in updates]
         for start in range(0, base.size, size):
             part = slice(start, start + size)
             zero = blocks.load(base[part], origin)

@@ -71,13 +71,12 @@ class WeightedMean:
         """
         weight = _checked_weight(weight)
         if self._count == 0:
-            like = {name: (array.shape, array.dtype) for name, array in parameters.items()}
             blocks.check_numbers(parameters)
-            self._like = like
+            self._like = dict(parameters.layout)
         else:
             blocks.check_like(parameters, {name: shape for name, (shape, _) in self._like.items()}, "the first one has")
         if weight:
-            changing = any(array.flags.writeable for array in parameters.values())
+            changing = any(parameters.stored(name).flags.writeable for name in parameters)
             if changing or len(self._held) == HELD:
                 self._fold()
             self._held.append((parameters, np.float64(weight)))
@@ -131,10 +130,10 @@ class WeightedMean:
         self._held = []
 
     def _held_tensors(self, name: str) -> list[tuple[NDArray, np.float64]]:
-        return [(parameters[name].reshape(-1), weight) for parameters, weight in self._held]
+        return [(parameters.stored(name).reshape(-1), weight) for parameters, weight in self._held]
 
     def _wide(self, name: str) -> np.dtype[Any]:
-        return blocks.wide_dtype(name, np.empty(0, self._like[name][1]))
+        return blocks.wide_dtype(name, self._like[name][1])
 
     def take(self) -> Parameters:
         """The mean as float64 (complex128) arrays that were not rounded; the accumulator is empty afterwards.

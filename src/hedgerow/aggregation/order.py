@@ -121,9 +121,9 @@ def _fold(updates: Sequence[Parameters], first: int, last: int, combine: Combine
     """Order each coordinate's values and combine those of the ranks ``first`` to ``last``."""
     blocks.check_alike(updates)
     folded = {}
-    for name, array in updates[0].items():
-        out = np.empty(array.shape, blocks.dtype_for(name, array, dtypes))
-        _fold_tensor([update[name] for update in updates], first, last, combine, out)
+    for name, (shape, dtype) in updates[0].layout.items():
+        out = np.empty(shape, blocks.dtype_for(name, dtype, dtypes))
+        _fold_tensor([update.stored(name) for update in updates], first, last, combine, out)
         folded[name] = out
     return Parameters(folded)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from hedgerow.errors import BadUpdate
 from hedgerow.records import NDArray, Parameters
+from hedgerow.wire import narrow
 
 BLOCK = 65_536
 """Elements that are looked at together when values are checked."""
@@ -47,7 +48,7 @@ class UpdateSpec:
     @classmethod
     def like(cls, parameters: Parameters, *, finite: bool = True) -> UpdateSpec:
         """An update with the names, shapes and dtypes of these parameters."""
-        return cls(tuple(TensorSpec(name, array.shape, array.dtype) for name, array in parameters.items()), finite)
+        return cls(tuple(TensorSpec(name, *one) for name, one in parameters.layout.items()), finite)
 
 
 def check_update(parameters: Parameters, num_examples: int, spec: UpdateSpec) -> None:
@@ -66,22 +67,23 @@ def check_update(parameters: Parameters, num_examples: int, spec: UpdateSpec) ->
     if spec.tensors is not None:
         _check_tensors(parameters, spec.tensors)
     if spec.finite:
-        for name, array in parameters.items():
-            _check_finite(name, array)
+        for name in parameters:
+            _check_finite(name, parameters.stored(name))
     if spec.check is not None:
         spec.check(parameters)
 
 
 def _check_tensors(parameters: Parameters, expected: tuple[TensorSpec, ...]) -> None:
-    names, wanted = list(parameters), [tensor.name for tensor in expected]
+    found = parameters.layout
+    names, wanted = list(found), [tensor.name for tensor in expected]
     if names != wanted:
         raise BadUpdate(_name_problem(names, wanted))
     for tensor in expected:
-        array = parameters[tensor.name]
-        if array.shape != tensor.shape:
-            raise BadUpdate(f"The tensor {tensor.name!r} has the shape {array.shape}, expected {tensor.shape}.")
-        if _sort(array.dtype) != _sort(tensor.dtype):
-            raise BadUpdate(f"The tensor {tensor.name!r} has the dtype {array.dtype}, expected {tensor.dtype}.")
+        shape, dtype = found[tensor.name]
+        if shape != tensor.shape:
+            raise BadUpdate(f"The tensor {tensor.name!r} has the shape {shape}, expected {tensor.shape}.")
+        if _sort(dtype) != _sort(tensor.dtype):
+            raise BadUpdate(f"The tensor {tensor.name!r} has the dtype {dtype}, expected {tensor.dtype}.")
 
 
 def _name_problem(names: list[str], wanted: list[str]) -> str:
@@ -113,7 +115,10 @@ def _check_finite(name: str, array: NDArray) -> None:
     if array.dtype.kind in "biu":
         return
     flat = array.reshape(-1)
+    quick = array.dtype in narrow.DTYPES.values()
     for start in range(0, flat.size, BLOCK):
+        if quick and narrow.is_finite(flat[start : start + BLOCK]):
+            continue
         finite = np.isfinite(flat[start : start + BLOCK])
         if not finite.all():
             first = start + int(np.argmin(finite))

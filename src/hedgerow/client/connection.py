@@ -24,7 +24,7 @@ from hedgerow.security import Identity
 from hedgerow.waits import Limit, wait, wait_future
 from hedgerow.wire.channel import Address, blob_base_url, open_channel
 from hedgerow.wire.convert import blob_from_proto
-from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
+from hedgerow.wire.proto import fleet_pb2_grpc, records_pb2
 from hedgerow.wire.status import from_rpc_error
 from hedgerow.wire.transfer import BlobPeer, Grant
 
@@ -121,17 +121,6 @@ class Connection:
             )
             assert self.session is not None
             return self.session
-
-    async def complete(self, session: Session, task_id: str, reply: records_pb2.Reply) -> bool:
-        """Hand in a result; whether the server had not had it before.
-
-        Raises:
-            HedgerowError: The server refuses, or is not there.
-        """
-        request = fleet_pb2.CompleteTaskRequest(task_id=task_id, epoch=session.epoch, reply=reply)
-        return (
-            await _mapped(self._stub.CompleteTask(request, metadata=self._identity.metadata(), timeout=CALL.seconds))
-        ).accepted
 
     async def upload(self, path: Path, upload_id: str, size: int, run_id: str) -> Blob:
         """Send a result's parameters.

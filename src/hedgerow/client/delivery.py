@@ -156,8 +156,11 @@ class Delivery:
                 else:
                     blob = await self._connection.upload(entry.parameters, entry.upload_id, entry.size, entry.run_id)
                     reply.parameters.blob.digest, reply.parameters.blob.size = blob.digest, blob.size
-            accepted = await self._connection.complete(session, entry.task_id, reply)
-        self._audit.sent(entry, reply, "ok" if accepted else "not_needed")
-        if not accepted:
+            completed = await session.complete(entry.task_id, reply)
+        self._audit.sent(entry, reply, "ok" if completed.accepted else "not_needed")
+        if not completed.accepted:
             log.debug("The server had the result of the %s, or the task had ended otherwise", entry.label)
-        self._outbox.accepted(entry.task_id, session.server_id)
+        if completed.release:
+            self._outbox.remove(entry.task_id)
+        else:
+            self._outbox.accepted(entry.task_id, session.server_id)

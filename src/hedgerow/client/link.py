@@ -21,6 +21,7 @@ from hedgerow.client.worker_pool import WorkerPool
 from hedgerow.clock import SystemClock
 from hedgerow.errors import Fenced, HedgerowError, ProtocolMismatch
 from hedgerow.waits import Limit, pause
+from hedgerow.wire import narrow
 from hedgerow.wire.channel import Address
 from hedgerow.wire.convert import origin_from_proto
 from hedgerow.wire.proto import fleet_pb2
@@ -139,7 +140,8 @@ class Link:
 
     async def _one_session(self) -> float:
         """Open a session and serve it to its end; the seconds after which the client may come back."""
-        standing = Standing(self._name, self._software, self._jobs.in_hand, [entry.task_id for entry in self.outbox])
+        finished = [entry.task_id for entry in self.outbox]
+        standing = Standing(self._name, self._software, self._jobs.in_hand, finished, list(narrow.DTYPES))
         session = await self._connection.open_session(standing)
         self._reconnect.opened()
         word = "Reconnected" if self._attempts.ever_connected else "Connected"
@@ -153,18 +155,15 @@ class Link:
             log.info("Idle, waiting for work", extra={"action": "idle"})
         self._delivery.send_waiting(session)
         async for event in session.events():
+            for task_id in event.release:
+                self._delivery.drop(task_id)
             match event.WhichOneof("event"):
                 case "assign":
                     self._jobs.assign(event.assign, origin_from_proto(event.origin))
                 case "cancel":
                     self._jobs.cancel(event.cancel.task_id, event.cancel.reason)
-                case "release":
-                    for task_id in event.release.task_ids:
-                        self._delivery.drop(task_id)
                 case "goodbye":
                     return self._goodbye(event.goodbye)
-                case other:
-                    log.debug("The server said something that this client does not know: %s", other)
         return 0.0
 
     def _goodbye(self, goodbye: fleet_pb2.Goodbye) -> float:

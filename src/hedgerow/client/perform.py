@@ -46,6 +46,7 @@ from hedgerow.records import (
 )
 from hedgerow.wire import tensors
 from hedgerow.wire.convert import instruction_from_proto, reply_to_proto
+from hedgerow.wire.narrow import DTYPES, NarrowParameters
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def _perform(source: ClientSource, request: worker_pb2.WorkerRequest) -> tuple[R
     task = request.task
     try:
         instruction = instruction_from_proto(task.instruction)
+        if instruction.transport_dtype not in ("", *DTYPES):
+            raise InvalidArgument(f"Parameters are to travel as {instruction.transport_dtype}, which is not known here.")
         parameters = _sent_parameters(request, instruction.parameters)
         context = Context(request.node_name, task.run_id, load_state(Path(request.state_path)) if request.state_path else {})
     except (CorruptData, InvalidArgument, OSError) as error:
@@ -121,24 +124,41 @@ def _with_state(
 def _sent_parameters(request: worker_pb2.WorkerRequest, payload: Payload | None) -> Parameters | None:
     """The task's parameters: from their file, or out of the message."""
     if request.parameters_path:
-        return open_writable(Path(request.parameters_path))
+        return open_writable(Path(request.parameters_path), Path(f"{request.result_path}.wide"))
     if not isinstance(payload, bytes):
         return None
     copied("parameters of a message to the worker", len(payload))
-    return _writable(bytearray(payload))
+    buffer = bytearray(payload)
+    received = tensors.view(buffer)
+    if isinstance(received, NarrowParameters):
+        buffer = bytearray(tensors.dumps(received))
+        copied("parameters widened", len(buffer))
+    return _writable(buffer)
 
 
-def open_writable(path: Path) -> Parameters:
+def open_writable(path: Path, wide: Path) -> Parameters:
     """The parameters in a file as arrays that may be changed: the first change of a page copies that page, never the file.
+
+    Args:
+        path: The file.
+        wide: Where there is room for another one. Parameters that travelled in a 16-bit float are written there as they were,
+            block by block, so that memory need not hold the model twice; the file's name is gone when this returns.
 
     Raises:
         CorruptData: The file is no safetensors file.
-        OSError: It cannot be mapped.
+        OSError: It cannot be mapped, or the disk is full.
     """
     if path.stat().st_size == 0:
         raise CorruptData(f"{path} is empty.")
     with path.open("rb") as file:
-        return _writable(mmap(file.fileno(), 0, access=ACCESS_COPY))
+        buffer = mmap(file.fileno(), 0, access=ACCESS_COPY)
+    received = tensors.view(buffer)
+    if isinstance(received, NarrowParameters):
+        with wide.open("x+b", buffering=0) as file:
+            wide.unlink()
+            copied("parameters widened", tensors.write(received, file))
+            buffer = mmap(file.fileno(), 0, access=ACCESS_COPY)
+    return _writable(buffer)
 
 
 def _writable(buffer: mmap | bytearray) -> Parameters:
@@ -244,7 +264,7 @@ def _parameters(value: Any, kind: str) -> Parameters:
 
 def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.WorkerRequest) -> tuple[records_pb2.Reply, bool]:
     """The reply as a message, with its parameters in it or in their file; what cannot be written becomes a failure."""
-    path = Path(request.result_path)
+    path, transport_dtype = Path(request.result_path), request.task.instruction.transport_dtype
     try:
         message = reply_to_proto(reply)
         if message.ByteSize() > MAX_REPLY_BYTES:
@@ -253,12 +273,12 @@ def _written(reply: Reply, parameters: Parameters | None, request: worker_pb2.Wo
             )
         if parameters is None:
             return message, False
-        if (size := tensors.nbytes(parameters)) < request.inline_max_bytes:
+        if (size := tensors.nbytes(parameters, transport_dtype)) < request.inline_max_bytes:
             copied("parameters to a message", size)
-            message.parameters.inline = tensors.dumps(parameters)
+            message.parameters.inline = tensors.dumps(parameters, transport_dtype)
             return message, False
         with path.open("xb", buffering=0) as file:
-            tensors.write(parameters, file)
+            tensors.write(parameters, file, transport_dtype)
         copied("parameters to a file", size)
         return message, True
     except (InvalidArgument, OSError) as error:

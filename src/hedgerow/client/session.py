@@ -25,13 +25,14 @@ from hedgerow.records import DataPlane
 from hedgerow.security import Identity
 from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire.convert import data_plane_from_proto
-from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc
-from hedgerow.wire.status import from_rpc_error
+from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
+from hedgerow.wire.status import from_rpc_error, from_words
 
 log = logging.getLogger(__name__)
 
 WELCOME = Limit("welcome_s", 30.0)
 LEAVE = Limit("leave_s", 1.0)
+ANSWER = Limit("answer_s", 30.0)
 SILENT_BEATS = 3
 MIN_BEAT_INTERVAL_S = 0.05
 GREETINGS = 3
@@ -50,6 +51,7 @@ class Standing:
     software: str
     running: Sequence[str]
     finished: Sequence[str]
+    transport_dtypes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Session:
         self._call = call
         self._writing = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._answers: dict[str, asyncio.Future[fleet_pb2.Completed]] = {}
         self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     @classmethod
@@ -105,8 +108,9 @@ class Session:
             software=standing.software,
             running=standing.running,
             finished=standing.finished,
+            transport_dtypes=standing.transport_dtypes,
         )
-        call, first = await _answered(stub, identity, hello)
+        call, first = await _greeted(stub, identity, hello)
         try:
             if first is grpc.aio.EOF or not isinstance(first, fleet_pb2.SessionDown):
                 raise Unavailable("The server ended the session before it had begun.")
@@ -133,14 +137,48 @@ class Session:
                 message = await wait(self._call.read(), silent, "a sign of life from the server")
                 if message is grpc.aio.EOF or not isinstance(message, fleet_pb2.SessionDown):
                     return
-                if message.WhichOneof("event") != "beat":
-                    yield message
-                elif message.beat.beat_interval_s:
+                for completed in message.completed:
+                    self._answered(completed)
+                if message.WhichOneof("event") == "beat" and message.beat.beat_interval_s:
                     self.rhythm = Rhythm.told(message.beat)
+                yield message
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         finally:
             self.close()
+
+    async def complete(self, task_id: str, reply: records_pb2.Reply) -> fleet_pb2.Completed:
+        """Hand in a result, and wait for what becomes of it; events must be read meanwhile.
+
+        Raises:
+            HedgerowError: The server refuses, or the session is over.
+            WaitTimeout: It does not answer.
+        """
+        answer = self._answers.get(task_id)
+        if answer is None:
+            answer = self._answers[task_id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._say(fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task_id, reply=reply)))
+            completed = await wait(answer, ANSWER, "the server's answer to a result")
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        except asyncio.InvalidStateError:
+            raise _over() from None
+        finally:
+            if self._answers.get(task_id) is answer:
+                del self._answers[task_id]
+        if completed.HasField("refusal"):
+            raise from_words(completed.refusal.error, completed.refusal.message)
+        return completed
+
+    def _answered(self, completed: fleet_pb2.Completed) -> None:
+        answer = self._answers.get(completed.task_id)
+        if answer is not None and not answer.done():
+            answer.set_result(completed)
+
+    async def _say(self, message: fleet_pb2.SessionUp) -> None:
+        async with self._writing:
+            await self._call.write(message)
 
     async def leave(self, reason: str, handed_back: Sequence[str]) -> None:
         """Tell the server that the client is stopping, and wait a moment for it to end the session; events must still be read."""
@@ -161,18 +199,24 @@ class Session:
         self._ended.set()
         self._beating.cancel()
         self._call.cancel()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(_over())
 
     async def _beat(self) -> None:
         while True:
             await pause(self.rhythm.beat_interval_s, "the interval between beats")
             try:
-                async with self._writing:
-                    await self._call.write(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))
+                await self._say(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return  # the reader sees why
 
 
-async def _answered(stub: fleet_pb2_grpc.FleetAsyncStub, identity: Identity, hello: fleet_pb2.Hello) -> tuple[_Call, object]:
+def _over() -> Unavailable:
+    return Unavailable("The session is over.")
+
+
+async def _greeted(stub: fleet_pb2_grpc.FleetAsyncStub, identity: Identity, hello: fleet_pb2.Hello) -> tuple[_Call, object]:
     """A call on which hello was said, and the server's first message.
 
     A server that refuses does so before it has read anything. Where that comes before gRPC has sent the hello, gRPC reports that

@@ -1,7 +1,7 @@
 """Telling the server which rounds are over, without making the next round wait for the answer.
 
-What is owed is told right after the next tasks have been pushed, so that the server works on it while the clients train; or a
-moment later where no tasks follow (the driver evaluates). At most one is owed: the next one waits until it is told.
+What is owed is told a moment later, so that the server works on it while the clients train. Rounds that are over meanwhile are
+told with it: where rounds take milliseconds, many have one call and one commit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from hedgerow.waits import Limit, wait_future
 from hedgerow.wire.proto import driver_pb2
 
 ANSWERED = Limit("limits of the calls within", None)
-SOON_S = 0.05
-"""Seconds after which it is told although no tasks were pushed."""
+SOON_S = 0.1
+"""Seconds after which it is told."""
+MAX_MANIFEST_BYTES = 1024 * 1024
+"""With more to tell nothing is added: the next one waits until that is told."""
 
 
 class Acknowledgements:
@@ -35,27 +37,38 @@ class Acknowledgements:
         self._failed = failed
         self._lock = threading.Lock()
         self._owed: driver_pb2.AcknowledgeRoundRequest | None = None
+        self._telling = False
         self._told: Future[None] = Future()
         self._told.set_result(None)
 
     def owe(self, request: driver_pb2.AcknowledgeRoundRequest) -> None:
-        """Tell this soon; blocks until the one before is told.
+        """Tell this soon, with what is owed already. Blocks only while that is much.
 
         Raises:
             HedgerowError: The one before could not be told.
         """
-        self.settle(ANSWERED)
+        if self._told.done() or self._bytes_owed() > MAX_MANIFEST_BYTES:
+            self.settle(ANSWERED)
         with self._lock:
-            self._owed, self._told = request, Future()
-            self._told.set_running_or_notify_cancel()  # whoever waits and gives up takes it from nobody
-        self._connection.call_later(SOON_S, self.tell)
+            if self._told.done():
+                self._told = Future()
+                self._told.set_running_or_notify_cancel()  # whoever waits and gives up takes it from nobody
+            first = self._owed is None
+            self._owed = request if self._owed is None else _both(self._owed, request)
+        if first:
+            self._connection.call_later(SOON_S, self.tell)
+
+    def _bytes_owed(self) -> int:
+        with self._lock:
+            return 0 if self._owed is None else self._owed.ByteSize()
 
     def tell(self) -> None:
         """Tell now what is owed; does not wait for the answer."""
         with self._lock:
-            owed, self._owed = self._owed, None
-        if owed is not None:
-            self._connection.spawn(self._tell(owed, self._told))
+            if self._telling or self._owed is None:
+                return  # who is telling goes on with it
+            self._telling = True
+        self._connection.spawn(self._tell())
 
     def settle(self, limit: Limit) -> None:
         """Block until nothing is owed and all is told.
@@ -69,28 +82,44 @@ class Acknowledgements:
 
     def drop(self) -> None:
         """Nothing more is told: the connection is about to be closed, and who waits for an answer gets none."""
-        with self._lock:
-            self._owed = None
-        self._answered(self._told, HedgerowError("The driver was closed."))
+        self._answered(HedgerowError("The driver was closed."))
 
-    async def _tell(self, request: driver_pb2.AcknowledgeRoundRequest, told: Future[None]) -> None:
+    async def _tell(self) -> None:
         try:
-            await self._connection.call("AcknowledgeRound", request, self._reconnect)
+            while (request := self._next()) is not None:
+                await self._connection.call("AcknowledgeRound", request, self._reconnect)
         except HedgerowError as error:
-            self._answered(told, error)
+            self._answered(error)
             self._failed(error)
         except BaseException as error:
-            self._answered(told, error)
+            self._answered(error)
             raise
-        else:
-            self._answered(told, None)
 
-    def _answered(self, told: Future[None], error: BaseException | None) -> None:
-        """What comes first counts."""
+    def _next(self) -> driver_pb2.AcknowledgeRoundRequest | None:
+        """What is owed; where nothing is, all is told."""
         with self._lock:
-            if told.done():
-                return
-            if error is None:
-                told.set_result(None)
-            else:
-                told.set_exception(error)
+            owed, self._owed = self._owed, None
+            if owed is None:
+                self._telling = False
+                if not self._told.done():
+                    self._told.set_result(None)
+            return owed
+
+    def _answered(self, error: BaseException) -> None:
+        """Nothing more is told. What comes first counts."""
+        with self._lock:
+            self._owed, self._telling = None, False
+            if not self._told.done():
+                self._told.set_exception(error)
+
+
+def _both(
+    before: driver_pb2.AcknowledgeRoundRequest, after: driver_pb2.AcknowledgeRoundRequest
+) -> driver_pb2.AcknowledgeRoundRequest:
+    """One acknowledgement for two: what is kept is what the later one keeps."""
+    both = driver_pb2.AcknowledgeRoundRequest()
+    both.CopyFrom(after)
+    both.round = max(before.round, after.round)
+    del both.manifest[:]
+    both.manifest.extend([*before.manifest, *after.manifest])
+    return both

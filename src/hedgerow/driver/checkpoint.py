@@ -33,6 +33,7 @@ from hedgerow.driver.durable import (
     unpacking,
     write_new,
 )
+from hedgerow.driver.parameter_files import MIN_BYTES
 from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Parameters
@@ -73,6 +74,13 @@ class Checkpoint:
     pending: Sequence[tuple[int, str]] = ()
 
 
+def _as_they_are(parameters: Parameters) -> Parameters:
+    """Copies of small arrays, which somebody may change in place while they are written; large ones would cost their memory."""
+    if parameters.nbytes >= MIN_BYTES:
+        return parameters
+    return Parameters({name: array.copy() for name, array in parameters.items()})
+
+
 def checkpoint_path(folder: Path, server_round: int) -> Path:
     """The checkpoint of a round in the folder of all of them."""
     return folder / f"round-{server_round:06d}"
@@ -92,9 +100,11 @@ class PreparedCheckpoint:
     def __init__(self, checkpoint: Checkpoint, file: Path | None = None) -> None:
         self.checkpoint = checkpoint
         self._file = file
-        self._encoder = Encoder()
-        self._state = self._encoder.encode(checkpoint.strategy_state, "state_dict()")
-        self._history = self._encoder.encode(checkpoint.history, "history")
+        encoder = Encoder()
+        self._state = encoder.encode(checkpoint.strategy_state, "state_dict()")
+        self._history = encoder.encode(checkpoint.history, "history")
+        self._tensors = _as_they_are(encoder.tensors)
+        self._parameters = checkpoint.parameters if file is not None else _as_they_are(checkpoint.parameters)
 
     def write(self, folder: Path, manifest_bytes: int) -> None:
         """Write it into the folder of all of them, then remove what it replaces.
@@ -129,10 +139,10 @@ class PreparedCheckpoint:
             except OSError as error:
                 log.debug("%s cannot get a second name: %s", self._file, error)
                 path.unlink(missing_ok=True)
-        return self._copied(self.checkpoint.parameters, path)
+        return self._copied(self._parameters, path)
 
     def _write_tensors(self, path: Path) -> tuple[int, str]:
-        return self._copied(self._encoder.tensors, path)
+        return self._copied(self._tensors, path)
 
     @staticmethod
     def _copied(parameters: Parameters, path: Path) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -28,14 +28,15 @@ from hedgerow.driver.parameter_files import ParameterFiles
 from hedgerow.driver.payloads import Payloads
 from hedgerow.driver.restored import Retold
 from hedgerow.driver.watcher import Mirror, NodesChanged, Watcher
-from hedgerow.errors import HedgerowError, NotFound, PermissionDenied, RunEnded
+from hedgerow.errors import CorruptData, HedgerowError, NotFound, PermissionDenied, RunEnded
 from hedgerow.records import Blob, Instruction, Node, NodeState, Parameters, Payload, RunState, Scalar, Task, TaskResult
 from hedgerow.sampling import task_id, task_seed
 from hedgerow.security import Identity, Role
 from hedgerow.waits import Backoff, Limit, wait_condition
 from hedgerow.wire import convert
 from hedgerow.wire.channel import Address
-from hedgerow.wire.proto import driver_pb2, records_pb2
+from hedgerow.wire.narrow import NarrowParameters, check_transport_dtype
+from hedgerow.wire.proto import driver_pb2
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,14 @@ class Driver:
         server_id: The state of the server at which the run was opened; "" where that is not known yet.
         after_result: Results up to this cursor are not needed any longer.
         files: Where large parameters of the driver lie; None for a folder of its own. Closed with the driver.
+        transport_dtype: "bfloat16" or "float16": parameters travel in that, to and from clients that know it. None: as they are.
 
     Attributes:
         files: The same.
+        transport_dtype: The same, "" for None.
+
+    Raises:
+        ConfigError: An argument is wrong.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Driver:
         server_id: str = "",
         after_result: int = 0,
         files: ParameterFiles | None = None,
+        transport_dtype: str | None = None,
     ) -> None:
         self.limits = limits or DriverLimits()
         self.address = Address.parse(server_address, DEFAULT_PORT)
@@ -88,15 +95,18 @@ class Driver:
         self._server_id = server_id
         self._after_result = after_result
         self.files = files or ParameterFiles()
+        self.transport_dtype = check_transport_dtype(transport_dtype)
+        self._warned: set[str] = set()
         self._tls = None if tls is None else tls.check(Role.DRIVER, Role.OPERATOR)
         self._reconnect = self.limits.limit("reconnect_s")
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: Counter[tuple[int, str, str]] = Counter()
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of rounds that are not over
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
+        self._untold: list[tuple[int, str]] = []
         self._acknowledgements = Acknowledgements(self._connection, self._reconnect, lambda error: self.mirror.abort(error))
 
     def connect(self) -> None:
@@ -161,18 +171,18 @@ class Driver:
     def start_round(self, round: int) -> None:
         """Count this round's tasks from the beginning, so that a restarted driver derives the same ids again."""
         with self._lock:
-            self._sequences = Counter({key: count for key, count in self._sequences.items() if key[0] != round})
+            self._sequences.pop(round, None)
 
     def sequences(self, round: int) -> list[tuple[str, str, int]]:
         """How many tasks of this round were made so far: node id, kind, number."""
         with self._lock:
-            return [(node_id, kind, count) for (at, node_id, kind), count in self._sequences.items() if at == round]
+            return [(node_id, kind, count) for (node_id, kind), count in self._sequences.get(round, {}).items()]
 
     def continue_round(self, round: int, sequences: Iterable[tuple[str, str, int]]) -> None:
         """Count this round's tasks on from where another process of the same run was."""
         with self._lock:
             for node_id, kind, count in sequences:
-                self._sequences[round, node_id, kind] = count
+                self._sequences[round][node_id, kind] = count
 
     def task(
         self,
@@ -183,11 +193,18 @@ class Driver:
         config: Mapping[str, Scalar] | None = None,
         parameters: Parameters | None = None,
     ) -> Task:
-        """Make a task; parameters are uploaded unless they are at the server already. Its id and seed follow from the run's."""
-        payload = None if parameters is None else self.upload(parameters)
+        """Make a task; parameters are uploaded unless they are at the server already. Its id and seed follow from the run's.
+
+        Raises:
+            InvalidArgument: A tensor cannot be sent, or has a value that is too large for the ``transport_dtype``.
+            HedgerowError: The server refused, or was away for too long.
+        """
+        transport_dtype = "" if parameters is None else self._transport_dtype(node)
+        payload = None if parameters is None else self.upload(parameters, transport_dtype)
         with self._lock:
-            sequence = self._sequences[round, node.node_id, str(kind)]
-            self._sequences[round, node.node_id, str(kind)] += 1
+            counts = self._sequences[round]
+            sequence = counts[node.node_id, str(kind)]
+            counts[node.node_id, str(kind)] += 1
         return Task(
             task_id=task_id(self.run_id, round, node.node_id, str(kind), sequence),
             run_id=self.run_id,
@@ -195,8 +212,24 @@ class Driver:
             round=round,
             sequence=sequence,
             seed=task_seed(self.seed, round, node.name, str(kind), sequence),
-            instruction=Instruction(str(kind), dict(config or {}), payload),
+            instruction=Instruction(str(kind), dict(config or {}), payload, transport_dtype),
         )
+
+    def _transport_dtype(self, node: Node) -> str:
+        """The 16-bit float in which parameters travel to a node and back, if the run has one and the node's client knows it."""
+        wanted = self.transport_dtype
+        # The client may have come back as another version since the caller got the node.
+        if not wanted or wanted in self.mirror.find([node.node_id]).get(node.node_id, node).transport_dtypes:
+            return wanted
+        with self._lock:
+            told, self._warned = node.node_id in self._warned, self._warned | {node.node_id}
+        if not told:
+            log.warning(
+                "The client of node %s does not know %s: parameters travel to it, and back, in full precision",
+                *(node.name, wanted),
+                extra={"action": "full_precision", "node": node.name},
+            )
+        return ""
 
     def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Queue tasks at the server, and return them. Pushing a task twice is the same as pushing it once.
@@ -210,20 +243,19 @@ class Driver:
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
         self._push_all(tasks)
-        self._acknowledgements.tell()
         return list(tasks)
 
     def _push_all(self, tasks: Sequence[Task]) -> None:
-        batch: list[records_pb2.Task] = []
+        request = driver_pb2.PushTasksRequest(run_id=self.run_id)
         size = 0
         for message in map(convert.task_to_proto, tasks):
-            if batch and (size + message.ByteSize() > PUSH_MAX_BYTES or len(batch) >= PUSH_MAX_TASKS):
-                self._push(batch)
-                batch, size = [], 0
-            batch.append(message)
+            if request.tasks and (size + message.ByteSize() > PUSH_MAX_BYTES or len(request.tasks) >= PUSH_MAX_TASKS):
+                self._push(request)
+                request, size = driver_pb2.PushTasksRequest(run_id=self.run_id), 0
+            request.tasks.append(message)
             size += message.ByteSize()
-        if batch:
-            self._push(batch)
+        if request.tasks:
+            self._push(request)
 
     def _log_away(self, node_ids: set[str]) -> None:
         for node in self.mirror.find(node_ids).values():
@@ -262,15 +294,20 @@ class Driver:
                 future = done.popleft()
             yield future.result(0)
 
-    def upload(self, parameters: Parameters) -> Payload:
-        """Bring parameters to the server, once for each object, and return what names them in an instruction."""
-        assert self._payloads is not None, "connect() comes first"
-        return self._retold.named(parameters, self._payloads.upload(parameters))
+    def upload(self, parameters: Parameters, transport_dtype: str = "") -> Payload:
+        """Bring parameters to the server, once for each object, and return what names them in an instruction.
 
-    def adopt(self, parameters: Parameters, payload: Payload) -> None:
+        Args:
+            parameters: What is sent.
+            transport_dtype: The 16-bit float in which they travel; "" for their own dtypes.
+        """
+        assert self._payloads is not None, "connect() comes first"
+        return self._retold.named(parameters, self._payloads.upload(parameters, transport_dtype))
+
+    def adopt(self, parameters: Parameters, payload: Payload, transport_dtype: str = "") -> None:
         """These parameters are at the server under this name already: an earlier process of the run brought them there."""
         assert self._payloads is not None, "connect() comes first"
-        self._payloads.adopt(parameters, self._retold.named(parameters, payload))
+        self._payloads.adopt(parameters, self._retold.named(parameters, payload), transport_dtype)
 
     def forget(self, parameters: Parameters) -> None:
         """These parameters are not at the server, whatever :meth:`adopt` said."""
@@ -278,7 +315,14 @@ class Driver:
         self._payloads.forget(parameters)
 
     def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
-        """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer."""
+        """The parameters that a result names, as read-only views; who sets ``given_up`` does not want them any longer.
+
+        Those that travelled in the run's 16-bit float are :class:`~hedgerow.wire.narrow.NarrowParameters`.
+
+        Raises:
+            CorruptData: The bytes are no parameters, or travelled in another 16-bit float than the run's.
+            HedgerowError: The server refused, or was away for too long.
+        """
         assert self._payloads is not None, "connect() comes first"
         given_up, backoff = given_up or threading.Event(), Backoff()
         while True:
@@ -290,6 +334,9 @@ class Driver:
                 if given_up.is_set() or not self._is_settling():
                     raise
             given_up.wait(backoff.next())
+        if isinstance(parameters, NarrowParameters) and parameters.transport_dtype != self.transport_dtype:
+            wanted = self.transport_dtype or "no 16-bit float"
+            raise CorruptData(f"They travelled as {parameters.transport_dtype}; {wanted} was asked for.")
         self._retold.named(parameters, payload)
         return parameters
 
@@ -311,8 +358,8 @@ class Driver:
     ) -> None:
         """The results of this round, and those before it, are safe here: clients and server may drop them.
 
-        With ``later`` this does not wait for the server, which is told after the next :meth:`push`, or a moment later where none
-        follows; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
+        With ``later`` this does not wait for the server, which is told a moment later, of several rounds at once where these are
+        short; a refusal then ends the run's waits. Where parameters travel as blobs it waits all the same: those of a round
         are gone before those of the next one come.
 
         Blobs stay whose parameters are in use here still, and those to keep. The manifest, one line of JSON, stays at the server;
@@ -324,14 +371,23 @@ class Driver:
             run_id=self.run_id,
             round=round,
             keep=sorted(digests),
-            manifest=manifest,
-            manifest_round=round if manifest_round is None else manifest_round,
         )
+        lines, self._untold = self._untold, []
+        if manifest:
+            lines.append((round if manifest_round is None else manifest_round, manifest))
+        request.manifest.extend(driver_pb2.ManifestLine(round=at, line=line) for at, line in lines)
         self._retold.acknowledged(round)
+        with self._lock:
+            for over in [counted for counted in self._sequences if counted <= round]:
+                del self._sequences[over]
         self._acknowledgements.owe(request)
         if not later or self._payloads.has_blobs:
             self._acknowledgements.settle(self._reconnect)
         self.mirror.forget(round)
+
+    def tell_manifest(self, lines: Iterable[tuple[int, str]]) -> None:
+        """With the next acknowledgement, tell these lines, with their rounds, which an earlier process may not have told."""
+        self._untold.extend(lines)
 
     def end(self, state: RunState, message: str = "") -> None:
         """End the run, unless it has ended already.
@@ -400,20 +456,22 @@ class Driver:
         except HedgerowError as error:
             log.warning("%d tasks could not be cancelled: %s", len(request.task_ids), error)
 
-    def _push(self, batch: list[records_pb2.Task]) -> None:
-        request = driver_pb2.PushTasksRequest(run_id=self.run_id, tasks=batch)
+    def _push(self, request: driver_pb2.PushTasksRequest) -> None:
         try:
             self._connection.call_blocking("PushTasks", request, self._reconnect)
         except PermissionDenied:
             # The server has another state now, or an earlier process of the run died before the tasks were pushed, and the
             # server has dropped what they name meanwhile: bring it there again.
             self._is_settling()
-            for digest in {task.instruction.parameters.blob.digest for task in batch} - {""}:
+            named = {(task.instruction.parameters.blob.digest, task.instruction.transport_dtype) for task in request.tasks}
+            for digest, transport_dtype in named:
+                if not digest:
+                    continue  # the parameters are in the message
                 source = self._retold.source(digest)
                 if source is None:
                     raise
                 self.forget(source)
-                self.upload(source)
+                self.upload(source, transport_dtype)
             self._connection.call_blocking("PushTasks", request, self._reconnect)
 
     # --- a server that was restored from a backup -------------------------------------------------------------------------

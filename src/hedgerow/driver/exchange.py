@@ -271,9 +271,7 @@ class DriverExchange:
         again, self._again = self._again, None
         closed = None if again is None else again.closed
         if again is None:
-            noted = [
-                (c.node, ins, task.instruction.parameters) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)
-            ]
+            noted = [(c.node, ins, task.instruction) for c, (_, ins), task in zip(clients, instructions, tasks, strict=True)]
             not_asked = self._sent.note(self._round, kind, noted, sequences)
         else:
             not_asked = again.not_asked

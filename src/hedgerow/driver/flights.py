@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -64,6 +65,7 @@ class DriverFlights:
         self._condition = threading.Condition()
         self._open: dict[str, tuple[Flight, Task]] = {}
         self._landed: list[tuple[int, str, Future[FitRes], Measure]] = []
+        self._as_sent_before: weakref.WeakKeyDictionary[Parameters, Parameters] = weakref.WeakKeyDictionary()
         self._error: BaseException | None = None
         self._nodes_changed = False
         self._round = self._number = 0
@@ -97,9 +99,10 @@ class DriverFlights:
         self._number += 1
         if self._journal is not None:
             assert task.instruction.parameters is not None, "fit carries parameters"
-            sent = SentIns(ins.config, task.instruction.parameters, current=False)
+            sent = SentIns(ins.config, task.instruction.parameters, False, task.instruction.transport_dtype)
             asked = Asked(node.node_id, node.name, 0)
             self._journal.write(Batch(server_round, key, [asked], [sent], (), sequences, self._manager.state_dict()))
+        ins = self._as_sent(ins, task.instruction.parameters, task.instruction.transport_dtype)
         self._launch(Flight(client, ins, server_round, key, spec), task, timeout)
 
     def take_up(
@@ -124,8 +127,8 @@ class DriverFlights:
             (asked,), (sent,) = batch.asked, batch.instructions
             base = bases.get((batch.round, sent.payload))
             if base is None:
-                if batch.round == next_round and are_those_of(sent.payload, current):
-                    self._driver.adopt(current, sent.payload)
+                if batch.round == next_round and are_those_of(sent, current):
+                    self._driver.adopt(current, sent.payload, sent.transport_dtype)
                     base = current
                 else:
                     base = self._driver.download(sent.payload)
@@ -136,6 +139,7 @@ class DriverFlights:
             self._driver.continue_round(batch.round, batch.sequences or [(asked.node_id, str(Kind.FIT), 0)])
             node, ins = Node(asked.node_id, asked.name, NodeState.AWAY, 0, 0.0), FitIns(base, sent.config)
             task = self._task(batch.round, node, ins)
+            ins = self._as_sent(ins, sent.payload, sent.transport_dtype)
             launched.append((Flight(self._proxy(node), ins, batch.round, batch.kind, spec_of(batch.round, ins)), task))
         if launched:
             log.info("Taking up %s tasks that were sent before", len(launched), extra={"action": "tasks_taken_up"})
@@ -180,6 +184,19 @@ class DriverFlights:
 
     def _task(self, server_round: int, node: Node, ins: FitIns) -> Task:
         return self._driver.task(node, Kind.FIT, round=server_round, config=ins.config, parameters=ins.parameters)
+
+    def _as_sent(self, ins: FitIns, payload: Payload | None, transport_dtype: str) -> FitIns:
+        """The instruction with the model that the client really starts from: its change is counted from there.
+
+        An earlier version is known to a driver that takes the run up as it was sent alone: so every driver counts alike.
+        """
+        if not transport_dtype or payload is None:
+            return ins
+        base = self._as_sent_before.get(ins.parameters)
+        if base is None:
+            base = self._as_sent_before[ins.parameters] = self._driver.files.as_sent(ins.parameters, transport_dtype)
+            self._driver.adopt(base, payload, transport_dtype)  # it may outlive what it was made of
+        return FitIns(base, ins.config)
 
     def _launch(self, flight: Flight, task: Task, timeout: float | None) -> None:
         with self._condition:

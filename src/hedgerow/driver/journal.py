@@ -28,7 +28,7 @@ from hedgerow.errors import ConfigError, CorruptData
 from hedgerow.records import Blob, Config, Parameters, Payload
 from hedgerow.wire.convert import check_digest
 
-FORMAT = 1
+FORMAT = 2
 T = TypeVar("T")
 _CLOSED = "-closed"
 _NAME = re.compile(r"round-(\d{6,})-(fit|evaluate|fit-\d{6,})(-closed)?\.json")
@@ -45,11 +45,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class SentIns:
-    """An instruction; ``current`` says whether its parameters were the run's own at that time."""
+    """An instruction.
+
+    ``current`` says whether its parameters were the run's own at that time, ``transport_dtype`` in which 16-bit float they
+    travelled ("" for none).
+    """
 
     config: Config
     payload: Payload
     current: bool
+    transport_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ class Journal:
                     "config": encoder.encode(_plain(ins.config), "config"),
                     "payload": _payload_to_json(ins.payload),
                     "current": ins.current,
+                    "transport_dtype": ins.transport_dtype,
                 }
                 for ins in batch.instructions
             ],
@@ -233,8 +239,9 @@ def _batch_from_json(round: int, kind: str, content: Json) -> Batch:
     return Batch(round, kind, asked, instructions, not_asked, sequences, manager)
 
 
-def _sent_ins(config: Json, payload: Json, current: Json) -> SentIns:
-    return SentIns(of_type(decode(config, Parameters({})), dict), _payload_from_json(payload), of_type(current, bool))
+def _sent_ins(config: Json, payload: Json, current: Json, transport_dtype: Json) -> SentIns:
+    values = of_type(decode(config, Parameters({})), dict)
+    return SentIns(values, _payload_from_json(payload), of_type(current, bool), of_type(transport_dtype, str))
 
 
 def _unfolded(index: Json, reason: Json, message: Json, size: Json, seconds: Json) -> Unfolded:

@@ -22,6 +22,7 @@ from hedgerow.aggregation.blocks import MEMORY
 from hedgerow.copies import copied
 from hedgerow.records import Layout, NDArray, Parameters
 from hedgerow.wire import tensors
+from hedgerow.wire.narrow import NarrowParameters
 
 MIN_BYTES = 1024 * 1024
 """Parameters below this are not worth a file of their own."""
@@ -63,6 +64,19 @@ class ParameterFiles:
         if parameters.nbytes < MIN_BYTES or self.path(parameters) is not None:
             return parameters
         return self._written(lambda file: tensors.write(parameters, file))
+
+    def as_sent(self, parameters: Parameters, transport_dtype: str) -> Parameters:
+        """The parameters as a client gets them that is sent them in this 16-bit float ("": the same); large ones in a file.
+
+        Raises:
+            InvalidArgument: A tensor cannot be stored, or has a value that is too large for the 16-bit float.
+            OSError: The disk is full.
+        """
+        if not transport_dtype or isinstance(parameters, NarrowParameters):
+            return parameters
+        if parameters.nbytes < MIN_BYTES:
+            return tensors.view(tensors.dumps(parameters, transport_dtype))
+        return self._written(lambda file: tensors.write(parameters, file, transport_dtype))
 
     def adopt(self, parameters: Parameters, path: Path) -> None:
         """These parameters lie in a file that others may remove: keep it under a name of our own, if that is possible."""

@@ -2,7 +2,8 @@
 
 Owned here: the folder of files in transit (deleted with the driver), and the memory of what is at the server already. Parameters
 are known by object identity: handing the same :class:`~hedgerow.records.Parameters` to a hundred clients, and to evaluate after
-fit, is one upload. Arrays must not be changed in place once their parameters were sent.
+fit, is one upload; one more where some of them take a 16-bit float and others do not. Arrays must not be changed in place once
+their parameters were sent.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hedgerow.records import Blob, DataPlane, Parameters, Payload
 from hedgerow.waits import Backoff, Limit
 from hedgerow.wire import convert, tensors
 from hedgerow.wire.channel import blob_base_url
+from hedgerow.wire.narrow import NarrowParameters
 from hedgerow.wire.proto import records_pb2
 from hedgerow.wire.transfer import BlobPeer, Grant
 
@@ -65,7 +67,8 @@ class Payloads:
         self.has_blobs = False
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
-        self._known: weakref.WeakKeyDictionary[Parameters, Payload] = weakref.WeakKeyDictionary()
+        # By the 16-bit float in which they travelled, "" for none.
+        self._known: weakref.WeakKeyDictionary[Parameters, dict[str, Payload]] = weakref.WeakKeyDictionary()
 
     def use(self, plane: DataPlane) -> None:
         """The server said where blobs travel."""
@@ -75,19 +78,22 @@ class Payloads:
                 base_url = blob_base_url(self._connection.address, plane, tls=self._ssl is not None)
                 self._peer = BlobPeer(base_url, self._ssl)
 
-    def upload(self, parameters: Parameters) -> Payload:
+    def upload(self, parameters: Parameters, transport_dtype: str = "") -> Payload:
         """Make parameters nameable in instructions: inline bytes, or a blob that is at the server now.
 
+        Args:
+            parameters: What is sent.
+            transport_dtype: The 16-bit float in which they travel; "" for their own dtypes.
+
         Raises:
-            InvalidArgument: A tensor cannot be sent.
+            InvalidArgument: A tensor cannot be sent, or has a value that is too large for the 16-bit float.
             HedgerowError: The server refused, or was away for longer than ``reconnect_s``.
         """
         with self._uploading:  # the same parameters from two threads are one upload
-            payload = self._known.get(parameters)
+            payload = self._known.get(parameters, {}).get(transport_dtype)
             if payload is None or self._is_too_large(payload):
-                payload = self._send(parameters)
-                with self._lock:
-                    self._known[parameters] = payload
+                payload = self._send(parameters, transport_dtype)
+                self.adopt(parameters, payload, transport_dtype)
         return payload
 
     def download(self, payload: Payload, given_up: threading.Event | None = None) -> Parameters:
@@ -102,14 +108,14 @@ class Payloads:
             HedgerowError: The server refused, or was away for longer than ``reconnect_s``.
         """
         parameters = self._fetch(payload, given_up or threading.Event()) if isinstance(payload, Blob) else tensors.view(payload)
-        with self._lock:
-            self._known[parameters] = payload  # the server has it: handing it on to a client needs no upload
+        travelled = parameters.transport_dtype if isinstance(parameters, NarrowParameters) else ""
+        self.adopt(parameters, payload, travelled)  # the server has it: handing it on to a client needs no upload
         return parameters
 
-    def adopt(self, parameters: Parameters, payload: Payload) -> None:
-        """These parameters are at the server under this name already."""
+    def adopt(self, parameters: Parameters, payload: Payload, transport_dtype: str = "") -> None:
+        """These parameters are at the server under this name already, in this 16-bit float."""
         with self._lock:
-            self._known[parameters] = payload
+            self._known.setdefault(parameters, {})[transport_dtype] = payload
 
     def forget(self, parameters: Parameters) -> None:
         """These parameters are not at the server: they are uploaded when they are needed next."""
@@ -119,7 +125,7 @@ class Payloads:
     def digests(self) -> list[str]:
         """Digests of the blobs whose parameters are still in use here."""
         with self._lock:
-            return sorted({payload.digest for payload in self._known.values() if isinstance(payload, Blob)})
+            return sorted({one.digest for forms in self._known.values() for one in forms.values() if isinstance(one, Blob)})
 
     def close(self) -> None:
         """End transfers and delete the files in transit."""
@@ -135,17 +141,17 @@ class Payloads:
         assert self._plane is not None, "the run is open"
         return isinstance(payload, bytes) and len(payload) >= self._plane.inline_max_bytes
 
-    def _send(self, parameters: Parameters) -> Payload:
+    def _send(self, parameters: Parameters, transport_dtype: str) -> Payload:
         assert self._plane is not None, "the run is open"
-        size = tensors.nbytes(parameters)
+        size = tensors.nbytes(parameters, transport_dtype)
         if size < self._plane.inline_max_bytes:
             copied("parameters to a message", size)
-            return tensors.dumps(parameters)
-        own = self._files.path(parameters)
+            return tensors.dumps(parameters, transport_dtype)
+        own = None if transport_dtype else self._files.path(parameters)
         path = own or self._new_path()
         if own is None:
             with path.open("xb", buffering=0) as file:
-                tensors.write(parameters, file)
+                tensors.write(parameters, file, transport_dtype)
             copied("parameters to a file", size)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:

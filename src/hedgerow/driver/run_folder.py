@@ -14,9 +14,11 @@ A folder holds one run. Other files may lie in it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,18 +34,20 @@ from hedgerow.wire.convert import check_id
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+MAX_LINES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What makes a run the same run. ``server_id`` is "" until the server was reached."""
+    """What makes a run the same run. ``server_id`` is "" until the server was reached; ``transport_dtype`` is "" for none."""
 
     run_id: str
     name: str
     seed: int
     identity: Identity
     server_id: str = ""
+    transport_dtype: str = ""
 
 
 class RunFolder:
@@ -156,6 +160,13 @@ class RunFolder:
             os.truncate(self._manifest, size)
         return checkpoint
 
+    def manifest_from(self, server_round: int) -> list[tuple[int, str]]:
+        """The manifest's lines of this round and later ones, at most the last thousand, each with its round."""
+        lines = self._manifest.read_text(encoding="utf-8").splitlines() if self._manifest.exists() else []
+        with unpacking(self._manifest):
+            numbered = [(of_type(json.loads(line)["round"], int), line) for line in lines[-MAX_LINES:]]
+        return [(number, line) for number, line in numbered if number >= server_round]
+
     def prepare_checkpoint(self, checkpoint: Checkpoint, cursor: int, file: Path | None = None) -> PreparedCheckpoint:
         """A checkpoint that :meth:`write_checkpoint` takes, now or while the next round goes on.
 
@@ -171,12 +182,18 @@ class RunFolder:
             cursor = checkpoint.cursor
         return PreparedCheckpoint(replace(checkpoint, run_id=self.record.run_id, cursor=cursor), file)
 
-    def write_checkpoint(self, prepared: PreparedCheckpoint) -> None:
-        """Keep a checkpoint, which takes the place of the one before, and its line of the manifest."""
+    def write_checkpoint(self, prepared: PreparedCheckpoint, passed_over: Sequence[str] = ()) -> None:
+        """Keep a checkpoint, which takes the place of the one before, and its line of the manifest.
+
+        Args:
+            prepared: The checkpoint.
+            passed_over: Lines of the manifest of the rounds since the last one that was kept, "" for none.
+        """
         checkpoint = prepared.checkpoint
-        if checkpoint.manifest:
+        lines = [line for line in (*passed_over, checkpoint.manifest) if line]
+        if lines:
             with self._manifest.open("a", encoding="utf-8") as file:
-                file.write(checkpoint.manifest + "\n")
+                file.writelines(f"{line}\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
         if checkpoint.pending:
@@ -195,6 +212,7 @@ class RunFolder:
             "driver_id": record.identity.id,
             "secret": record.identity.secret,
             "server_id": record.server_id,
+            "transport_dtype": record.transport_dtype,
         }
         write_sealed(self.path / "run.json", content, 0o600)
         sync_folder(self.path)
@@ -220,4 +238,5 @@ def _read_record(path: Path) -> RunRecord:
             )
         identity = Identity(Role.DRIVER, of_type(content["driver_id"], str), of_type(content["secret"], str))
         name, server_id = of_type(content["name"], str), of_type(content["server_id"], str)
-        return RunRecord(check_id("run_id", content["run_id"]), name, of_type(content["seed"], int), identity, server_id)
+        run_id, seed = check_id("run_id", content["run_id"]), of_type(content["seed"], int)
+        return RunRecord(run_id, name, seed, identity, server_id, of_type(content["transport_dtype"], str))

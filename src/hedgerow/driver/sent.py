@@ -17,7 +17,7 @@ from hedgerow.driver.driver import Driver
 from hedgerow.driver.journal import Asked, Batch, Journal, SentIns, Unfolded
 from hedgerow.driver.results import Failed, Measure
 from hedgerow.errors import ConfigError
-from hedgerow.records import Blob, Config, EvaluateIns, FitIns, Kind, Node, NodeState, Parameters, Payload
+from hedgerow.records import Blob, Config, EvaluateIns, FitIns, Instruction, Kind, Node, NodeState, Parameters, Payload
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.wire import tensors
 
@@ -84,7 +84,7 @@ class SentBatches:
         self,
         round: int,
         kind: Kind,
-        instructions: Sequence[tuple[Node, FitIns | EvaluateIns, Payload | None]],
+        instructions: Sequence[tuple[Node, FitIns | EvaluateIns, Instruction]],
         sequences: Sequence[tuple[str, str, int]],
     ) -> list[str]:
         """Note a batch that is about to be sent; returns the names of those who are available and not asked."""
@@ -92,15 +92,16 @@ class SentBatches:
         not_asked = [] if self._manager is None else [name for name in self._manager.all() if name not in names]
         if self._journal is None:
             return not_asked
-        places: dict[int, int] = {}
+        places: dict[tuple[int, str], int] = {}
         sent: list[SentIns] = []
         asked = []
-        for node, ins, payload in instructions:
-            if id(ins) not in places:
-                assert payload is not None, "fit and evaluate carry parameters"
-                places[id(ins)] = len(sent)
-                sent.append(SentIns(ins.config, payload, ins.parameters is self._current))
-            asked.append(Asked(node.node_id, node.name, places[id(ins)]))
+        for node, ins, said in instructions:
+            place = id(ins), said.transport_dtype
+            if place not in places:
+                assert said.parameters is not None, "fit and evaluate carry parameters"
+                places[place] = len(sent)
+                sent.append(SentIns(ins.config, said.parameters, ins.parameters is self._current, said.transport_dtype))
+            asked.append(Asked(node.node_id, node.name, places[place]))
         manager = {} if self._manager is None else self._manager.state_dict()
         self._journal.write(Batch(round, kind, asked, sent, not_asked, sequences, manager))
         return not_asked
@@ -125,22 +126,22 @@ class SentBatches:
         if not ins.current:
             return self._driver.download(ins.payload)
         assert self._current is not None
-        if not are_those_of(ins.payload, self._current):
+        if not are_those_of(ins, self._current):
             raise ConfigError(
                 f"{batch.kind}_round {batch.round}: the parameters are not those that were sent before the driver was restarted. "
                 "Resume the run with the code and the arguments that it was started with. If the strategy folds the same results "
                 "into other parameters each time (its random numbers do not follow from the round), or the server has lost a "
                 "result that was folded, the run cannot go on from here: stop it and start another one."
             )
-        self._driver.adopt(self._current, ins.payload)
+        self._driver.adopt(self._current, ins.payload, ins.transport_dtype)
         return self._current
 
 
-def are_those_of(payload: Payload, parameters: Parameters) -> bool:
-    """Whether the payload holds these parameters, bit for bit."""
-    if not isinstance(payload, Blob):
-        return tensors.dumps(parameters) == payload
+def are_those_of(sent: SentIns, parameters: Parameters) -> bool:
+    """Whether these are the parameters that were sent, bit for bit; where they travelled in a 16-bit float, rounded to it."""
+    if not isinstance(sent.payload, Blob):
+        return tensors.dumps(parameters, sent.transport_dtype) == sent.payload
     hasher = blake3.blake3()
-    for chunk in tensors.chunks(parameters):
+    for chunk in tensors.chunks(parameters, sent.transport_dtype):
         hasher.update(chunk)
-    return hasher.hexdigest() == payload.digest
+    return hasher.hexdigest() == sent.payload.digest

@@ -28,6 +28,7 @@ from hedgerow.security import Identity, Role
 from hedgerow.strategy.clients import ClientManager
 from hedgerow.strategy.strategy import Strategy
 from hedgerow.wire.channel import Address
+from hedgerow.wire.narrow import check_transport_dtype
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def start_driver(
     checkpoint_dir: str | Path | None = None,
     resume: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    transport_dtype: str | None = None,
 ) -> History:
     """Run one job over the clients that are connected to a server, and return what it gave.
 
@@ -70,12 +72,16 @@ def start_driver(
             ``PATH``); without that, too, the connection is insecure.
         run_name: For people: shown in the server's log and tables.
         limits: How long to wait for what.
-        checkpoint_dir: The run's folder: after each round, all that the next ones depend on is kept there. Made where it is
-            missing.
+        checkpoint_dir: The run's folder: after each round (of rounds that take milliseconds, every tenth of a second), all that
+            the next ones depend on is kept there. Made where it is missing.
         resume: The folder of a run whose driver died or gave up. The run goes on in the round in which it was: who was asked is
             not asked again, results that are there are used, and the outcome is the same, bit for bit. Give the other arguments
             as the first time.
         callbacks: Told when a round is over, in their order; each may end the run, which is FINISHED then.
+        transport_dtype: "bfloat16" or "float16": tensors of float32 and float64 travel in that, to the clients and back. None: in
+            their own dtypes. What is kept here is not rounded; clients train on the rounded model, in its own dtypes. A client
+            that does not know the 16-bit float takes and gives full precision, which the log tells. A run that is resumed keeps
+            what it had.
 
     Raises:
         ConfigError: An argument is wrong, or the folder to resume from is another run's.
@@ -96,23 +102,30 @@ def start_driver(
     server.call_back(callbacks)
     tls = Tls.of(certificates, root_certificates)
     Address.parse(server_address, DEFAULT_PORT)  # a wrong one leaves no folder behind
-    folder = _open_folder(checkpoint_dir, resume, run_name, config)
+    check_transport_dtype(transport_dtype)
+    folder = _open_folder(checkpoint_dir, resume, run_name, config, transport_dtype)
     try:
         with _sigterm_as_ctrl_c():
-            return _Run(server, config, folder, resume is not None).carry_out(server_address, tls, run_name, limits)
+            run = _Run(server, config, folder, resume is not None, transport_dtype)
+            return run.carry_out(server_address, tls, run_name, limits)
     finally:
         if folder is not None:
             folder.close()
 
 
 def _open_folder(
-    checkpoint_dir: str | Path | None, resume: str | Path | None, run_name: str, config: ServerConfig
+    checkpoint_dir: str | Path | None,
+    resume: str | Path | None,
+    run_name: str,
+    config: ServerConfig,
+    transport_dtype: str | None,
 ) -> RunFolder | None:
     if resume is None:
         if checkpoint_dir is None:
             return None
         seed = secrets.randbits(63) if config.seed is None else config.seed
-        record = RunRecord(secrets.token_hex(16), run_name, seed, Identity.fresh(Role.DRIVER))
+        identity = Identity.fresh(Role.DRIVER)
+        record = RunRecord(secrets.token_hex(16), run_name, seed, identity, transport_dtype=transport_dtype or "")
         return RunFolder.create(Path(checkpoint_dir), record)
     if checkpoint_dir is not None and Path(checkpoint_dir).absolute() != Path(resume).absolute():
         raise ConfigError(f"A run that is resumed keeps its folder {resume}; give no checkpoint_dir, or the same one.")
@@ -121,6 +134,10 @@ def _open_folder(
         seed = folder.record.seed
         folder.close()
         raise ConfigError(f"The run in {resume} has the seed {seed}, not {config.seed}. Give that one, or none.")
+    kept = folder.record.transport_dtype or None
+    if transport_dtype not in (None, kept):
+        folder.close()
+        raise ConfigError(f"The run in {resume} has the transport_dtype {kept}, not {transport_dtype}. Leave it out.")
     return folder
 
 
@@ -168,10 +185,13 @@ def _ending(driver: Driver, folder: RunFolder | None) -> Iterator[None]:
 class _Run:
     """One call of :func:`start_driver`."""
 
-    def __init__(self, server: Server, config: ServerConfig, folder: RunFolder | None, resumed: bool) -> None:
+    def __init__(
+        self, server: Server, config: ServerConfig, folder: RunFolder | None, resumed: bool, transport_dtype: str | None
+    ) -> None:
         self._server = server
         self._config = config
         self._folder = folder
+        self._transport_dtype = transport_dtype
         self._checkpoint = folder.read_checkpoint() if folder is not None and resumed else None
 
     def carry_out(self, server_address: str, tls: Tls | None, run_name: str, limits: DriverLimits) -> History:
@@ -199,7 +219,7 @@ class _Run:
     def _driver(self, address: str, tls: Tls | None, run_name: str, limits: DriverLimits) -> Driver:
         if self._folder is None:
             seed = self._config.seed
-            return Driver(address, tls=tls, run_name=run_name, seed=seed, limits=limits)
+            return Driver(address, tls=tls, run_name=run_name, seed=seed, limits=limits, transport_dtype=self._transport_dtype)
         record = self._folder.record
         files = ParameterFiles(self._folder.path)
         if self._checkpoint is not None:
@@ -215,6 +235,7 @@ class _Run:
             server_id=record.server_id,
             after_result=0 if self._checkpoint is None else self._checkpoint.cursor or 0,
             files=files,
+            transport_dtype=record.transport_dtype or None,
         )
 
     def _check(self, driver: Driver) -> None:
@@ -233,7 +254,11 @@ class _Run:
     def _rounds(self, driver: Driver) -> History:
         log.info("Starting Flower server, config: %s", self._config, extra={"action": "run_started", "run": driver.run_id})
         log.debug("Run %s, seed %s", driver.run_id, driver.seed)
+        if driver.transport_dtype:
+            log.info("Parameters travel as %s", driver.transport_dtype)
         manager, folder = self._server.client_manager(), self._folder
+        if folder is not None and self._checkpoint is not None:
+            driver.tell_manifest(folder.manifest_from(driver.watcher.acknowledged_rounds))
         exchange = DriverExchange(driver, manager, None if folder is None else folder.journal, self._config)
         self._server.configure(self._config)
         record = None if folder is None else FolderRecord(folder, driver)

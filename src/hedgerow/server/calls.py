@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -20,14 +19,6 @@ log = logging.getLogger(__name__)
 
 STREAMS = frozenset({"Session", "Watch"})
 """Calls that last: their beginning is noted, too."""
-
-
-_ABOUT: ContextVar[dict[str, str]] = ContextVar("about")
-
-
-def tell_audit(**about: str) -> None:
-    """Add to the audit log's line of the call that runs what its request does not say."""
-    _ABOUT.get(dict[str, str]()).update(about)
 
 
 class Servicer(Protocol):
@@ -51,12 +42,11 @@ def call(
     def wrap(method: Callable[[S, Any, Context, Identity], Awaitable[Any]]) -> Callable[[S, Any, Context], Awaitable[Any]]:
         @functools.wraps(method)
         async def handler(self: S, request: Any, context: Context) -> Any:
-            by, outcome, about = context.peer(), "cancelled", dict[str, str]()
-            _ABOUT.set(about)
+            by, outcome = context.peer(), "cancelled"
             self.admission.begun[type(self).__name__, method.__name__] += 1
             try:
                 with self.admission.call(context, role) as who:
-                    by = who.certificate or f"{who.role}/{who.id}"
+                    by = who.label
                     if method.__name__ in STREAMS:
                         self.admission.note(by, method.__name__, "began", request)
                     answer = await method(self, request, context, who)
@@ -71,7 +61,7 @@ def call(
                 problem = HedgerowError(f"The server failed in {method.__name__}; its log says why.")
                 outcome = "failed"
             finally:
-                self.admission.note(by, method.__name__, outcome, request, about)
+                self.admission.note(by, method.__name__, outcome, request)
             code, details, trailing = to_status(problem)
             return await context.abort(code, details, trailing)
 

@@ -231,12 +231,14 @@ class Driver(driver_pb2_grpc.DriverServicer):
         self, request: driver_pb2.AcknowledgeRoundRequest, context: Context, who: Identity
     ) -> driver_pb2.AcknowledgeRoundReply:
         """Release what clients and server keep for rounds that are safe with the driver."""
-        bounds.check_round(max(request.round, request.manifest_round))
+        bounds.check_round(request.round)
         bounds.check_ids("keep", request.keep)
-        bounds.check_manifest(request.round, request.manifest)
-        done = await self._store.acknowledge_round(
-            who, request.run_id, request.round, list(request.keep), request.manifest, request.manifest_round
-        )
+        bounds.check_ids("manifest", request.manifest)
+        for one in request.manifest:
+            bounds.check_round(one.round)
+            bounds.check_manifest(one.round, one.line)
+        manifest = [(one.round, one.line) for one in request.manifest]
+        done = await self._store.acknowledge_round(who, request.run_id, request.round, list(request.keep), manifest)
         self._notifier.cancelled([], done.notify, ROUND_IS_OVER)
         self._notifier.released(done.release)
         await self._notifier.unlink(done.files)

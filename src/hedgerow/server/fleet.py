@@ -23,21 +23,26 @@ from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells, results_topic
-from hedgerow.server.calls import Context, call, tell_audit
+from hedgerow.server.calls import Context, call
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.open_files import ADVICE, Shares
 from hedgerow.server.openings import Openings
 from hedgerow.server.sessions import NodeSession, Sessions
-from hedgerow.store.changes import SessionOpened, phase_of
+from hedgerow.store.changes import Completed, SessionOpened, phase_of
 from hedgerow.store.store import Store
 from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire import convert
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
+from hedgerow.wire.status import to_words
 
 log = logging.getLogger(__name__)
 
 HELLO = Limit("hello_s", 10.0)
+RESULTS_AT_ONCE = 32
+"""Of one client; it sends the next one when one of them is stored."""
+IN_HAND = Limit("results_in_hand_s", None)
+"""As :data:`IN_VAIN`."""
 IN_VAIN = Limit("opened_in_vain_s", None)
 """The store answers or fails within a limit of its own."""
 LOOKS_A_BEAT = 4
@@ -108,7 +113,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         for task_id in opened.cancel:
             await context.write(fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=task_id, reason="it has ended")))
         if opened.release:
-            await context.write(fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=opened.release)))
+            session.release(opened.release)
         for task in opened.assign:
             log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
             origin = convert.origin_to_proto(opened.origins[phase_of(task)])
@@ -125,7 +130,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         # Registered before the store opens it: what is pushed from now on must reach this session.
         self._sessions.add(session)
         session.name = hello.name
-        opening = asyncio.ensure_future(self._store.open_session(who, hello.name, list(hello.running), list(hello.finished)))
+        known = list(hello.transport_dtypes)
+        opening = asyncio.ensure_future(
+            self._store.open_session(who, hello.name, list(hello.running), list(hello.finished), known)
+        )
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -152,6 +160,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self.admission.check_name(who, hello.name)
         bounds.check_ids("running", hello.running)
         bounds.check_ids("finished", hello.finished)
+        convert.check_transport_dtypes(hello.transport_dtypes)
         return hello
 
     def _check_room(self, who: Identity) -> None:
@@ -186,13 +195,16 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     async def _read(self, session: NodeSession, context: Context) -> None:
         """Take in what the client says until it ends the stream."""
-        loop = asyncio.get_running_loop()
+        loop, in_hand = asyncio.get_running_loop(), asyncio.Semaphore(RESULTS_AT_ONCE)
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 session.last_heard = loop.time()
                 event = message.WhichOneof("event")
                 if event == "beat":
                     session.answer(self._beat)
+                elif event == "complete":
+                    await wait(in_hand.acquire(), IN_HAND, "a result of the same client to be stored")
+                    self._background.spawn(self._complete(session, message.complete, in_hand), "taking in a result")
                 elif event == "leave":
                     await self._leave(session, message.leave)
                 del message  # nothing is kept while nothing comes
@@ -256,20 +268,34 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
         return self._grants.download(who, blob)
 
-    @call(Role.CLIENT)
-    async def CompleteTask(  # noqa: N802
-        self, request: fleet_pb2.CompleteTaskRequest, context: Context, who: Identity
-    ) -> fleet_pb2.CompleteTaskReply:
-        """Take in the result of a task, once."""
-        session = self._sessions.of(who, request.epoch)
-        bounds.check_payload(request.reply, self._data_plane.inline_max_bytes)
-        reply = convert.reply_from_proto(request.reply)
+    async def _complete(self, session: NodeSession, message: fleet_pb2.Complete, in_hand: asyncio.Semaphore) -> None:
+        """Take in the result of a task, once, and say what became of it."""
+        answer, about = fleet_pb2.Completed(task_id=message.task_id), dict[str, str]()
+        outcome = "cancelled"
+        try:
+            completed = await self._store_result(session, message)
+            about = {"run_id": completed.run_id, "task_outcome": str(convert.outcome_from_proto(message.reply.outcome))}
+            answer.accepted, answer.release, outcome = completed.accepted, completed.release, "ok"
+        except HedgerowError as error:
+            log.debug("A result of node %s is refused: %s", session.name, error)
+            answer.refusal.error, answer.refusal.message = to_words(error)
+            outcome = type(error).__name__
+        except Exception:
+            log.exception("Taking in a result of node %s failed", session.name)
+            failure = HedgerowError("The server failed to take in a result; its log says why.")
+            answer.refusal.error, answer.refusal.message = to_words(failure)
+            outcome = "failed"
+        finally:
+            in_hand.release()
+            self.admission.note(session.who.label, "CompleteTask", outcome, message, about)
+        session.completed(answer)
+
+    async def _store_result(self, session: NodeSession, message: fleet_pb2.Complete) -> Completed:
+        bounds.check_payload(message.reply, self._data_plane.inline_max_bytes)
+        reply = convert.reply_from_proto(message.reply)
         with self._patience(NotFound):
-            completed = await self._store.complete_task(who.id, request.epoch, request.task_id, reply)
-        tell_audit(run_id=completed.run_id, task_outcome=str(reply.outcome))
+            completed = await self._store.complete_task(session.who.id, session.epoch, message.task_id, reply)
         if completed.accepted:
             level = logging.INFO if reply.outcome is Outcome.OK else logging.WARNING
-            log.log(level, "Received result of task %s from node %s: %s", request.task_id, session.name, reply.outcome)
-        if completed.release:
-            session.push(fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=[request.task_id])))
-        return fleet_pb2.CompleteTaskReply(accepted=completed.accepted)
+            log.log(level, "Received result of task %s from node %s: %s", message.task_id, session.name, reply.outcome)
+        return completed

@@ -31,7 +31,9 @@ class Notifier:
     def released(self, release: Iterable[Release]) -> None:
         """Results are safe with the driver: their nodes may drop them."""
         for node_id, epoch, task_ids in release:
-            self._sessions.deliver(node_id, epoch, fleet_pb2.SessionDown(release=fleet_pb2.Release(task_ids=task_ids)))
+            session = self._sessions.at(node_id, epoch)
+            if session is not None:
+                session.release(task_ids)
 
     async def run_ended(self, run_id: str, ended: Ended) -> None:
         """A run is over: everybody who works for it or waits for it is told, and its files go."""

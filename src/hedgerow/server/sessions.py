@@ -6,10 +6,10 @@ This is all that the server knows and the store does not. Losing it costs nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
-from hedgerow.errors import Fenced, Unavailable
+from hedgerow.errors import Unavailable
 from hedgerow.security import Identity, check_secret
 from hedgerow.waits import Limit, wait
 from hedgerow.wire.proto import fleet_pb2
@@ -22,6 +22,8 @@ a node is lost by default."""
 RECONNECTS_PER_S = 500
 TLS_RECONNECTS_PER_S = 200
 """With handshakes. If more came than get on, they would time out in the middle, and come again."""
+ANSWERS_WAIT_S = 0.05
+"""So long what became of results waits for a message to travel with: nobody waits for it, and the next task is often near."""
 SILENT_BEATS = 3
 LAST_WORDS = Limit("last_words_s", None)
 """A client that takes no more messages is noticed by its silence."""
@@ -35,9 +37,12 @@ class NodeSession:
     """
 
     __slots__ = (
+        "_completed",
         "_ending",
         "_outgoing",
+        "_release",
         "_serving",
+        "_telling",
         "_write",
         "_writing",
         "beat_interval_s",
@@ -54,6 +59,9 @@ class NodeSession:
         self.last_heard = 0.0
         self.beat_interval_s = 0.0
         self._outgoing: list[fleet_pb2.SessionDown] = []
+        self._completed: dict[str, fleet_pb2.Completed] = {}
+        self._release: list[str] = []
+        self._telling: asyncio.TimerHandle | None = None
         self._ending = False
         self._write: Callable[[fleet_pb2.SessionDown], Awaitable[None]] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -64,6 +72,21 @@ class NodeSession:
         self._outgoing.append(message)
         self._send()
 
+    def completed(self, answer: fleet_pb2.Completed) -> None:
+        """Tell the client what became of a result, with the next message or a moment later."""
+        self._completed[answer.task_id] = answer
+        self._tell_soon()
+
+    def release(self, task_ids: Iterable[str]) -> None:
+        """Tell the client that it need not keep these results, with the next message or a moment later."""
+        for task_id in task_ids:
+            answer = self._completed.get(task_id)
+            if answer is None:
+                self._release.append(task_id)
+            else:
+                answer.release = True
+        self._tell_soon()
+
     def answer(self, beat: Callable[[NodeSession], fleet_pb2.SessionDown]) -> None:
         """Answer a beat, unless the client has not taken yet what was pushed to it before."""
         if self._writing is None:
@@ -71,6 +94,7 @@ class NodeSession:
 
     def end(self, goodbye: fleet_pb2.Goodbye | None = None) -> None:
         """End the stream after what is queued, with a goodbye if there is one to say."""
+        self._tell()
         if goodbye is not None:
             self._outgoing.append(fleet_pb2.SessionDown(goodbye=goodbye))
         self._ending = True
@@ -118,6 +142,15 @@ class NodeSession:
         finally:
             self._serving = None
 
+    def _tell_soon(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(ANSWERS_WAIT_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        if self._completed or self._release:
+            self.push(fleet_pb2.SessionDown())
+
     def _send(self) -> None:
         if self._write is not None and self._writing is None and (self._outgoing or self._ending):
             self._writing = asyncio.get_running_loop().create_task(self._send_all(self._write))
@@ -128,6 +161,10 @@ class NodeSession:
             while self._outgoing:
                 messages, self._outgoing = self._outgoing, []
                 for message in messages:
+                    if self._completed or self._release:
+                        message.completed.extend(self._completed.values())
+                        message.release.extend(self._release)
+                        self._completed, self._release = {}, []
                     await write(message)
             over = self._ending
             self._writing = None  # where it failed it is left, so that whoever serves finds out why
@@ -177,20 +214,17 @@ class Sessions:
         """The node's session, if it has one."""
         return self._by_node.get(node_id)
 
-    def of(self, who: Identity, epoch: int = 0) -> NodeSession:
+    def of(self, who: Identity) -> NodeSession:
         """The caller's open session.
 
         Raises:
             Unavailable: It has none; it must open one first.
             Unauthenticated: The session is another's.
-            Fenced: The caller works in an older session.
         """
         session = self._by_node.get(who.id)
         if session is None or not session.epoch:
             raise Unavailable(f"The node {who.id} has no open session. Open one first.")
         check_secret(session.who.secret_hash, who)
-        if epoch and epoch < session.epoch:
-            raise Fenced(f"The session with epoch {epoch} of node {session.name} has been replaced by {session.epoch}.")
         return session
 
     def deliver(self, node_id: str, epoch: int, message: fleet_pb2.SessionDown) -> NodeSession | None:
@@ -198,11 +232,15 @@ class Sessions:
 
         A session whose opening is just being committed takes the message too: it is sent after the welcome.
         """
-        session = self._by_node.get(node_id)
-        if session is None or session.epoch not in (0, epoch):
-            return None
-        session.push(message)
+        session = self.at(node_id, epoch)
+        if session is not None:
+            session.push(message)
         return session
+
+    def at(self, node_id: str, epoch: int) -> NodeSession | None:
+        """The node's session if it has this epoch, or is just being opened."""
+        session = self._by_node.get(node_id)
+        return session if session is not None and session.epoch in (0, epoch) else None
 
     def beat_interval_s(self) -> float:
         """Seconds between beats: 15, and longer with many sessions, so that beats cost a bounded share of the server."""

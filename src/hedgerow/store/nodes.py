@@ -36,6 +36,7 @@ _CHANGE = (
         epoch=bindparam("session"),
         last_seen=bindparam("seen"),
         away_since=bindparam("since"),
+        transport_dtypes=bindparam("dtypes"),
     )
 )
 _AFTER = select(schema.nodes).where(_NODES.version > bindparam("known")).order_by(_NODES.version).limit(bindparam("most"))
@@ -64,7 +65,9 @@ class Gone:
     state: NodeState
 
 
-def open_session(connection: Connection, who: Identity, name: str, in_hand: InHand, now: float) -> SessionOpened:
+def open_session(
+    connection: Connection, who: Identity, name: str, in_hand: InHand, now: float, transport_dtypes: Sequence[str] = ()
+) -> SessionOpened:
     """See :meth:`hedgerow.store.store.Store.open_session`."""
     rows = {row.node_id: row for row in connection.execute(_BY_ID_OR_NAME, {"id": who.id, "wanted": name})}
     known = rows.pop(who.id, None)
@@ -74,10 +77,11 @@ def open_session(connection: Connection, who: Identity, name: str, in_hand: InHa
     epoch = 1 if known is None else known.epoch + 1
     if known is None:
         new = {"node_id": who.id, "secret_hash": who.secret_hash, "created_at": now, "name": name, "epoch": epoch}
-        connection.execute(_ADD, new | {"state": NodeState.ONLINE.value, "last_seen": now, "away_since": None})
+        online = {"state": NodeState.ONLINE.value, "last_seen": now, "away_since": None}
+        connection.execute(_ADD, new | online | {"transport_dtypes": " ".join(transport_dtypes)})
     else:
         values = {"id": who.id, "called": name, "becomes": NodeState.ONLINE.value, "session": epoch, "seen": now, "since": None}
-        connection.execute(_CHANGE, values)
+        connection.execute(_CHANGE, values | {"dtypes": " ".join(transport_dtypes)})
     assign = _resume(connection, who.id, in_hand, now) + lost_blobs.ask_again(connection, who.id, in_hand.finished)
     cancel, release = _to_drop(connection, who.id, in_hand)
     return SessionOpened(epoch, assign, cancel, release, run_ids, phases.origins(connection, assign))
@@ -137,7 +141,7 @@ def close_session(connection: Connection, gone: Gone, handed_back: Sequence[str]
     if node is None or node.epoch != gone.epoch or node.state != NodeState.ONLINE:
         return
     away = {"id": node_id, "called": node.name, "becomes": gone.state.value, "session": node.epoch, "seen": now, "since": now}
-    connection.execute(_CHANGE, away)
+    connection.execute(_CHANGE, away | {"dtypes": node.transport_dtypes})
     back = frozenset(handed_back)
     given = (
         [r for r in open_tasks_of_node(connection, node_id) if r.task_id in back and r.state == TaskState.SENT] if back else []
@@ -193,4 +197,5 @@ def check_node(connection: Connection, who: Identity) -> Node:
 
 
 def _node(row: Row) -> Node:
-    return Node(row.node_id, row.name, NodeState(row.state), row.version, row.last_seen)
+    known = tuple(row.transport_dtypes.split())
+    return Node(row.node_id, row.name, NodeState(row.state), row.version, row.last_seen, known)

@@ -39,12 +39,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A round that is safe with its driver: the blobs to keep, and a line of the manifest, "" for none, with its round."""
+    """A round that is safe with its driver, and those before it: blobs to keep, and lines of the manifest with their rounds."""
 
     round: int
     keep: Sequence[str]
-    manifest: str
-    manifest_round: int
+    manifest: Sequence[tuple[int, str]]
 
 
 def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: Over, now: float) -> Acknowledged:
@@ -53,8 +52,8 @@ def acknowledge_round(connection: Connection, who: Identity, run_id: str, over: 
     if RunState(run.state).final:
         return Acknowledged([], [], [])  # everything is released already
     round = over.round
-    if over.manifest:
-        _keep_manifest(connection, run_id, over.manifest_round, over.manifest)
+    for at, line in over.manifest:
+        _keep_manifest(connection, run_id, at, line)
     if round > run.acknowledged_round:
         connection.execute(_GET_ON, {"run": run_id, "over": round})
     late = open_tasks_of_run(connection, run_id, round)

@@ -47,7 +47,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
-VERSION = 5
+VERSION = 6
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -74,6 +74,7 @@ nodes = Table(
     Column("created_at", Double, nullable=False),
     Column("last_seen", Double, nullable=False),
     Column("away_since", Double),
+    Column("transport_dtypes", Text, nullable=False, default=""),  # 16-bit floats that its client knows, between spaces
 )
 
 runs = Table(

@@ -122,7 +122,9 @@ class Store:
 
     # --- nodes and sessions -----------------------------------------------------------------------------------------------
 
-    async def open_session(self, who: Identity, name: str, running: Sequence[str], finished: Sequence[str]) -> SessionOpened:
+    async def open_session(
+        self, who: Identity, name: str, running: Sequence[str], finished: Sequence[str], transport_dtypes: Sequence[str] = ()
+    ) -> SessionOpened:
         """Create or resume a node: it is online, its epoch one higher, and it has or will be sent all its open tasks.
 
         Args:
@@ -130,6 +132,7 @@ class Store:
             name: The node's human name.
             running: Ids of tasks that the client has in hand.
             finished: Ids of tasks whose results are in the client's outbox.
+            transport_dtypes: Names of the 16-bit floats that the client knows.
 
         Raises:
             Unauthenticated: The node is known with another secret.
@@ -137,7 +140,7 @@ class Store:
         """
         now = self._clock.now()
         in_hand = nodes.InHand(frozenset(running), frozenset(finished), self.settling, self._restored_at)
-        return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now))
+        return await self._write(lambda c: nodes.open_session(c, who, name, in_hand, now, transport_dtypes))
 
     async def close_session(self, node_id: str, epoch: int, handed_back: Sequence[str] = (), *, left: bool = False) -> None:
         """The session ended: the node is away; tasks that it handed back are queued. Ignored when the epoch is not current.
@@ -250,12 +253,12 @@ class Store:
         return await self._write(lambda c: rounds.end_run(c, who, run_id, rounds.End(state, message), now))
 
     async def acknowledge_round(
-        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: str = "", manifest_round: int | None = None
+        self, who: Identity, run_id: str, round: int, keep: Sequence[str], manifest: Sequence[tuple[int, str]] = ()
     ) -> Acknowledged:
         """This round and all before it are safe with the driver: outbox entries and blobs not in ``keep`` may go.
 
-        Tasks of these rounds that are still open are cancelled. The manifest is the line of the round, or of ``manifest_round``,
-        which is kept with the run; of several the first stays.
+        Tasks of these rounds that are still open are cancelled. The manifest's lines, each with its round, are kept with the run;
+        of several of a round the first stays.
 
         Raises:
             NotFound: There is no such run.
@@ -263,7 +266,7 @@ class Store:
             Unauthenticated: The driver is known with another secret.
         """
         now = self._clock.now()
-        over = rounds.Over(round, keep, manifest, round if manifest_round is None else manifest_round)
+        over = rounds.Over(round, keep, manifest)
         return await self._write(lambda c: rounds.acknowledge_round(c, who, run_id, over, now))
 
     async def manifest(self, run_id: str, after_round: int = 0, limit: int = 1000) -> list[tuple[int, str]]:
@@ -302,7 +305,7 @@ class Store:
             PermissionDenied: The reply names a blob that this node did not upload.
         """
         now = self._clock.now()
-        return await self._write(lambda c: tasks.complete_task(c, tasks.Place(node_id, epoch, task_id), reply, now))
+        return await self._writer.run_together(tasks.complete_tasks, tasks.Ending(node_id, epoch, task_id, reply, now))
 
     async def cancel_tasks(self, who: Identity, run_id: str, task_ids: Sequence[str], reason: str) -> Cancelled:
         """Cancel those of the run's tasks that are open; ids that are unknown or final are skipped.

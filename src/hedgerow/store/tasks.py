@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
-from hedgerow.errors import AlreadyExists, Fenced, InvalidArgument, NotFound
+from hedgerow.errors import AlreadyExists, Fenced, HedgerowError, InvalidArgument, NotFound
 from hedgerow.records import Blob, NodeState, Outcome, Reply, RunState, Task, TaskResult
 from hedgerow.security import Identity
 from hedgerow.store import phases, references, schema
@@ -31,7 +31,8 @@ _TASKS, _NODES, _RESULTS = schema.tasks.c, schema.nodes.c, schema.results.c
 _OPEN = sorted(state.value for state in OPEN)
 
 # Statements that run for every task are built once.
-_ADD_TASKS, _ADD_RESULTS = insert(schema.tasks), insert(schema.results)
+_ADD_TASKS = insert(schema.tasks)
+_ADD_RESULTS = insert(schema.results).returning(_RESULTS.cursor, sort_by_parameter_order=True)
 _MOVE = (
     update(schema.tasks)
     .where(_TASKS.task_id == bindparam("moved"), _TASKS.state == bindparam("was"))
@@ -47,13 +48,13 @@ _BY_IDS = (
     .join(schema.runs, schema.runs.c.run_id == _TASKS.run_id)
     .where(_TASKS.task_id.in_(bindparam("ids", expanding=True)))
 )
-_ONE = (
+_ENDING = (
     select(
         schema.tasks, schema.runs.c.acknowledged_round, schema.runs.c.state.label("run_state"), _NODES.epoch.label("node_epoch")
     )
     .join(schema.runs, schema.runs.c.run_id == _TASKS.run_id)
     .join(schema.nodes, _NODES.node_id == _TASKS.node_id)
-    .where(_TASKS.task_id == bindparam("task_id"))
+    .where(_TASKS.task_id.in_(bindparam("ids", expanding=True)))
 )
 _NODES_BY_IDS = select(_NODES.node_id, _NODES.state, _NODES.epoch).where(_NODES.node_id.in_(bindparam("ids", expanding=True)))
 _NODES_WITH_OPEN = _NODES_BY_IDS.add_columns(
@@ -80,12 +81,14 @@ _RESULTS_AFTER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Who completes which task, in which session."""
+class Ending:
+    """Who completes which task, in which session, with what, and when."""
 
     node_id: str
     epoch: int
     task_id: str
+    reply: Reply
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,27 +135,49 @@ def move(connection: Connection, rows: Sequence[Row], event: Event, now: float) 
     connection.execute(_MOVE, changes)
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an open task ends. ``released``: nobody needs to keep the result."""
+
+    row: Row
+    reply: Reply
+    now: float
+    released: bool = False
+
+
 def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float, *, released: bool = False) -> None:
     """Move open tasks to the final state that the reply leads to, and store it as the result of each."""
-    if not rows:
-        return
-    event = event_of(reply.outcome)
+    _finish(connection, [End(row, reply, now, released) for row in rows])
+    for run_id in dict.fromkeys(row.run_id for row in rows):
+        note(connection, run_id, None)
+
+
+def finish_each(connection: Connection, ends: Sequence[End]) -> None:
+    """Move open tasks to the final states that their replies lead to, store the results, and note them."""
+    cursors = _finish(connection, ends)
+    for cursor, (row, reply) in zip(cursors, ((end.row, end.reply) for end in ends), strict=True):
+        note(connection, row.run_id, TaskResult(cursor, row.task_id, row.node_id, row.round, row.kind, reply))
+
+
+def _finish(connection: Connection, ends: Sequence[End]) -> list[int]:
+    """The cursors of the results."""
+    if not ends:
+        return []
     changes = [
-        {"ended": row.task_id, "was": row.state, "becomes": after(TaskState(row.state), event).value, "at": now} for row in rows
+        {
+            "ended": end.row.task_id,
+            "was": end.row.state,
+            "becomes": after(TaskState(end.row.state), event_of(end.reply.outcome)).value,
+            "at": end.now,
+        }
+        for end in ends
     ]
     connection.execute(_FINISH, changes)
-    values = [_result_values(row, reply, released=released) for row in rows]
-    if len(rows) == 1:
-        key, row = connection.execute(_ADD_RESULTS, values[0]).inserted_primary_key, rows[0]
-        assert key is not None, "the database numbers results"
-        note(connection, row.run_id, TaskResult(key[0], row.task_id, row.node_id, row.round, row.kind, reply))
-    else:
-        connection.execute(_ADD_RESULTS, values)
-        for run_id in dict.fromkeys(row.run_id for row in rows):
-            note(connection, run_id, None)
+    return list(connection.execute(_ADD_RESULTS, [_result_values(end) for end in ends]).scalars())
 
 
-def _result_values(row: Row, reply: Reply, *, released: bool) -> dict[str, object]:
+def _result_values(end: End) -> dict[str, object]:
+    row, reply = end.row, end.reply
     inline = reply.parameters if isinstance(reply.parameters, bytes) else None
     kept = reply if inline is None else replace(reply, parameters=None)
     return {
@@ -164,7 +189,7 @@ def _result_values(row: Row, reply: Reply, *, released: bool) -> dict[str, objec
         "outcome": reply.outcome.value,
         "reply": convert.reply_to_proto(kept).SerializeToString(),
         "inline": inline,
-        "released": released,
+        "released": end.released,
     }
 
 
@@ -309,23 +334,44 @@ def _take_blobs(connection: Connection, who: str, run_id: str, fresh: Sequence[T
         references.take(connection, who, blob, references.Use(run_id, round))
 
 
-def complete_task(connection: Connection, place: Place, reply: Reply, now: float) -> Completed:
-    """See :meth:`hedgerow.store.store.Store.complete_task`."""
-    row = connection.execute(_ONE, {"task_id": place.task_id}).one_or_none()
-    if row is None or row.node_id != place.node_id:
-        raise NotFound(f"The node {place.node_id} has no task {place.task_id}. Drop it.")
-    if row.node_epoch != place.epoch:
-        raise Fenced(f"The node {place.node_id} has a newer session ({row.node_epoch}) than {place.epoch}. Stop this process.")
-    over = RunState(row.run_state).final or row.round <= row.acknowledged_round
-    blob = reply.parameters
-    if TaskState(row.state) not in OPEN:
-        if isinstance(blob, Blob):
-            references.named_again(connection, f"client/{place.node_id}", blob.digest, row.run_id)
-        return Completed(False, row.run_id, over)
-    if isinstance(blob, Blob) and blob.digest != row.digest:  # what the task itself named, the node may name too
-        references.take(connection, f"client/{place.node_id}", blob, references.Use(row.run_id, row.round))
-    finish(connection, [row], reply, now, released=over)
-    return Completed(True, row.run_id, over)
+def complete_tasks(connection: Connection, endings: Sequence[Ending]) -> list[Completed | HedgerowError]:
+    """See :meth:`hedgerow.store.store.Store.complete_task`; an error stands in the place of the ending that it concerns."""
+    ids = portions(ending.task_id for ending in endings)
+    rows = {row.task_id: row for some in ids for row in connection.execute(_ENDING, {"ids": some})}
+    answers: list[Completed | HedgerowError] = []
+    ends: dict[str, End] = {}
+    for ending in endings:
+        try:
+            row = _checked(rows.get(ending.task_id), ending)
+            over = RunState(row.run_state).final or row.round <= row.acknowledged_round
+            accepted = ending.task_id not in ends and _take_result(connection, row, ending)
+        except HedgerowError as error:
+            answers.append(error)
+        else:
+            if accepted:
+                ends[ending.task_id] = End(row, ending.reply, ending.now, released=over)
+            answers.append(Completed(accepted, row.run_id, over))
+    finish_each(connection, list(ends.values()))
+    return answers
+
+
+def _checked(row: Row | None, ending: Ending) -> Row:
+    if row is None or row.node_id != ending.node_id:
+        raise NotFound(f"The node {ending.node_id} has no task {ending.task_id}. Drop it.")
+    if row.node_epoch != ending.epoch:
+        raise Fenced(f"The node {ending.node_id} has a newer session ({row.node_epoch}) than {ending.epoch}. Stop this process.")
+    return row
+
+
+def _take_result(connection: Connection, row: Row, ending: Ending) -> bool:
+    """Let the result name its blob; False where the task had ended before."""
+    blob, who = ending.reply.parameters, f"client/{ending.node_id}"
+    is_open = TaskState(row.state) in OPEN
+    if isinstance(blob, Blob) and not is_open:
+        references.named_again(connection, who, blob.digest, row.run_id)
+    elif isinstance(blob, Blob) and blob.digest != row.digest:  # what the task itself named, the node may name too
+        references.take(connection, who, blob, references.Use(row.run_id, row.round))
+    return is_open
 
 
 def cancel_tasks(connection: Connection, who: Identity, run_id: str, task_ids: Sequence[str], why: Why) -> Cancelled:

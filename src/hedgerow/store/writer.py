@@ -2,6 +2,8 @@
 
 A lane is one thread with one connection. What is handed in while it works on a batch becomes the next batch, one transaction.
 On the writer's lane each change has its own savepoint: one that fails is undone and fails alone, the others are committed.
+Changes of the same kind that are next to each other can be carried out together, with statements for all of them; where that
+fails, each is tried alone.
 Whoever waits is told after the commit, in its own event loop. When the database itself fails (disk full, locked), the whole
 batch is undone, all of it fails, and the lane goes on with the next.
 """
@@ -13,9 +15,10 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, exc
 
@@ -25,6 +28,7 @@ from hedgerow.store.changes import CommitTotals
 from hedgerow.waits import Limit, wait, wait_condition, wait_future
 
 log = logging.getLogger(__name__)
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_BATCH = 500
@@ -33,9 +37,14 @@ ANSWER = Limit("store_answer_s", 120.0)
 DRAIN = Limit("store_drain_s", 60.0)
 
 
+_Work: TypeAlias = Callable[[Connection, list[Any]], Sequence[Any]]
+"""Gets the arguments of all that it is done for; answers are in their order, and may be errors that concern one alone."""
+
+
 @dataclass(slots=True)
 class _Item:
-    work: Callable[[Connection], Any]
+    work: _Work
+    argument: Any
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     result: Any = None
@@ -83,15 +92,31 @@ class Lane:
             WaitTimeout: No answer in time; the work may be carried out later all the same.
             BaseException: What ``work`` raised.
         """
+
+        def alone(connection: Connection, _: list[object]) -> list[T]:
+            return [work(connection)]
+
+        answer: T = await self._answer_of(alone, None)
+        return answer
+
+    async def run_together(self, work: Callable[[Connection, list[A]], Sequence[T | HedgerowError]], argument: A) -> T:
+        """As :meth:`run`, for work that can be carried out once for several arguments; it answers each in its place.
+
+        An error that ``work`` gives as the answer for one argument is raised where that was handed in, and nothing is undone.
+        Where ``work`` raises, nothing of it is done, and it is tried for each argument alone.
+        """
+        answer: T = await self._answer_of(work, argument)
+        return answer
+
+    async def _answer_of(self, work: _Work, argument: object) -> Any:
         loop = asyncio.get_running_loop()
-        item = _Item(work, loop, loop.create_future())
+        item = _Item(work, argument, loop, loop.create_future())
         with self._condition:
             if self._closing:
                 raise Unavailable("The store is closed. Try again when the server is back.")
             self._waiting.append(item)
             self._condition.notify()
-        answer: T = await wait(item.future, ANSWER, f"the {self._name} of the store")
-        return answer
+        return await wait(item.future, ANSWER, f"the {self._name} of the store")
 
     def close(self) -> None:
         """Carry out what is waiting, then close the connection. Blocking; may be called twice."""
@@ -140,8 +165,8 @@ class Lane:
         savepoints = self._savepoints and len(batch) > 1
         try:
             connection.begin()
-            for item in batch:
-                self._carry_out_one(item, savepoints=savepoints)
+            for _, alike in groupby(batch, lambda item: item.work):
+                self._carry_out_alike(list(alike), savepoints=savepoints)
             if len(batch) == 1 and batch[0].error is not None:
                 connection.rollback()
             else:
@@ -155,21 +180,31 @@ class Lane:
                 log.exception("The store could not commit", extra={"action": "store_batch_failed"})
             self._fail(batch, error)
 
-    def _carry_out_one(self, item: _Item, *, savepoints: bool) -> None:
+    def _carry_out_alike(self, items: list[_Item], *, savepoints: bool) -> None:
+        """Work that is the same for all of the items."""
         if savepoints:
             self._connection.exec_driver_sql("SAVEPOINT change")
         noted = notes.count(self._connection)
         try:
-            item.result = item.work(self._connection)
+            answers = items[0].work(self._connection, [item.argument for item in items])
+            for item, answer in zip(items, answers, strict=True):
+                if isinstance(answer, HedgerowError):
+                    item.error = answer
+                else:
+                    item.result = answer
         except (exc.OperationalError, exc.InternalError):
             raise  # the database's fault, not this item's; it may have rolled back everything already
         except BaseException as error:
             if not isinstance(error, HedgerowError):
                 log.exception("A piece of work of the store failed", extra={"action": "store_work_failed"})
-            item.error = error
             notes.undo(self._connection, noted)
             if savepoints:
                 self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT change")
+            if len(items) == 1:
+                items[0].error = error
+            else:
+                for item in items:
+                    self._carry_out_alike([item], savepoints=savepoints)
         if savepoints:
             self._connection.exec_driver_sql("RELEASE SAVEPOINT change")
 

@@ -80,8 +80,9 @@ class FedNova(AnchoredFedAvg):
 
     def _part(self, parameters: Parameters, *, directed: bool) -> Parameters:
         """The tensors that are sums of gradients, or the others; which ones, the parameters that were sent say."""
-        return Parameters(
-            {n: a for n, a in parameters.items() if (blocks.moves(self.anchor[n]) and n not in self.averaged) is directed}
+        model = self.anchor
+        return parameters.select(
+            [n for n in parameters if (blocks.moves(model.stored(n)) and n not in self.averaged) is directed]
         )
 
     def _norm(self, server_round: int, client: ClientProxy, res: FitRes) -> float | None:

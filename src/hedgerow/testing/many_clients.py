@@ -124,7 +124,7 @@ class OneClient:
         try:
             result = await self._trained(task, given) if isinstance(given, Blob) else given
             reply = convert.reply_to_proto(Reply(Outcome.OK, num_examples=1, parameters=result))
-            await self._connection.complete(await self._connection.session_after(None), task.task_id, reply)
+            await (await self._connection.session_after(None)).complete(task.task_id, reply)
         except HedgerowError as error:
             log.error("%s: the task %s is not done: %s", self.name, task.task_id, error)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import (
@@ -23,6 +23,7 @@ from hedgerow.records import (
 )
 from hedgerow.wire.proto import driver_pb2, records_pb2
 
+MAX_TRANSPORT_DTYPES = 8
 _OUTCOMES = {
     Outcome.OK: records_pb2.OUTCOME_OK,
     Outcome.NOT_IMPLEMENTED: records_pb2.OUTCOME_NOT_IMPLEMENTED,
@@ -171,7 +172,12 @@ def payload_from_proto(message: records_pb2.Payload) -> Payload:
 def instruction_to_proto(instruction: Instruction) -> records_pb2.Instruction:
     """What a node is to do."""
     parameters = None if instruction.parameters is None else payload_to_proto(instruction.parameters)
-    return records_pb2.Instruction(kind=instruction.kind, config=entries_to_proto(instruction.config), parameters=parameters)
+    return records_pb2.Instruction(
+        kind=instruction.kind,
+        config=entries_to_proto(instruction.config),
+        parameters=parameters,
+        transport_dtype=instruction.transport_dtype,
+    )
 
 
 def instruction_from_proto(message: records_pb2.Instruction) -> Instruction:
@@ -182,8 +188,21 @@ def instruction_from_proto(message: records_pb2.Instruction) -> Instruction:
     """
     if not (message.kind.isidentifier() and len(message.kind) <= 64):
         raise InvalidArgument(f"{message.kind[:80]!r} is not a kind of task: an identifier of at most 64 characters.")
+    check_transport_dtypes([message.transport_dtype] if message.transport_dtype else [])
     parameters = payload_from_proto(message.parameters) if message.HasField("parameters") else None
-    return Instruction(message.kind, entries_from_proto(message.config), parameters)
+    return Instruction(message.kind, entries_from_proto(message.config), parameters, message.transport_dtype)
+
+
+def check_transport_dtypes(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of 16-bit floats, also of such as are not known here.
+
+    Raises:
+        InvalidArgument: There are more than :data:`MAX_TRANSPORT_DTYPES`, or one is no identifier of at most 16 characters.
+    """
+    known = all(name.isascii() and name.isidentifier() and len(name) <= 16 for name in names)
+    if not known or len(names) > MAX_TRANSPORT_DTYPES:
+        raise InvalidArgument(f"{str(list(names))[:200]} are not names of at most {MAX_TRANSPORT_DTYPES} 16-bit floats.")
+    return tuple(names)
 
 
 def task_to_proto(task: Task) -> records_pb2.Task:
@@ -327,13 +346,14 @@ def node_to_proto(node: Node) -> records_pb2.Node:
         state=_NODE_STATES[node.state],
         version=node.version,
         last_seen=node.last_seen,
+        transport_dtypes=node.transport_dtypes,
     )
 
 
 def node_from_proto(message: records_pb2.Node) -> Node:
     """The server's record of a client."""
     state = node_state_from_proto(message.state)
-    return Node(message.node_id, message.name, state, message.version, message.last_seen)
+    return Node(message.node_id, message.name, state, message.version, message.last_seen, tuple(message.transport_dtypes))
 
 
 def node_state_from_proto(number: int) -> NodeState:

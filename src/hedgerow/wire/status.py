@@ -44,13 +44,29 @@ for _cls, _code in CODES.items():
 
 def to_status(error: errors.HedgerowError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     """Code, details and trailing metadata that carry the error; a long message is cut, whatever it repeats of the request."""
+    cls = _in_table(error)
+    return CODES[cls], _details(error), ((ERROR_KEY, cls.__name__),)
+
+
+def to_words(error: errors.HedgerowError) -> tuple[str, str]:
+    """Name and message of the error, where the call goes on."""
+    return _in_table(error).__name__, _details(error)
+
+
+def from_words(name: str, message: str) -> errors.HedgerowError:
+    """The error of which the other side gave name and message."""
+    return _BY_NAME.get(name, errors.HedgerowError)(message or "The server refused, and did not say why.")
+
+
+def _in_table(error: errors.HedgerowError) -> type[errors.HedgerowError]:
+    return next(cls for cls in type(error).__mro__ if cls in CODES)  # HedgerowError itself is in the table
+
+
+def _details(error: errors.HedgerowError) -> str:
     details = str(error)
     if len(details.encode()) > MAX_DETAILS_BYTES:
         details = details.encode()[:MAX_DETAILS_BYTES].decode(errors="ignore") + "…"
-    for cls in type(error).__mro__:
-        if cls in CODES:
-            return CODES[cls], details, ((ERROR_KEY, cls.__name__),)
-    raise AssertionError("HedgerowError itself is in the table")
+    return details
 
 
 def from_status(

@@ -5,6 +5,9 @@ offsets), then the tensors' raw little-endian data without gaps. Names keep thei
 the parameters. The header is padded so that the data starts at a multiple of 64 bytes; a tensor whose neighbours have another
 item size may still lie unaligned, which numpy handles.
 
+Parameters whose tensors travel in a 16-bit float (:mod:`hedgerow.wire.narrow`) say in the file's metadata which dtypes are the
+tensors' own: :func:`view` gives them as they were, and converts what is looked at.
+
 Owned here: the table of dtypes, the limits, and every check on foreign bytes. What :func:`view` accepts is safe to use; it
 refuses the rest with :class:`CorruptData` before it allocates anything that the bytes ask for. What is not checked here is
 meaning: non-finite values, expected names and shapes.
@@ -24,6 +27,7 @@ import numpy as np
 
 from hedgerow.errors import CorruptData, InvalidArgument
 from hedgerow.records import Layout, NDArray, Parameters
+from hedgerow.wire import narrow
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_TENSORS = 32_768
@@ -32,6 +36,8 @@ MAX_DIMENSIONS = 32
 ALIGNMENT = 64
 
 _METADATA = "__metadata__"
+_OWN_DTYPES = "hedgerow.own_dtypes"
+"""In the metadata: for each tensor, in the order of the data, its own dtype, or "-" where it travels as it is."""
 _MAX_BYTES = 2**62
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -60,19 +66,23 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 
-def header(parameters: Parameters) -> bytes:
+def header(parameters: Parameters, transport_dtype: str = "") -> bytes:
     """The bytes that precede the data: length, JSON header, padding.
+
+    Args:
+        parameters: The tensors.
+        transport_dtype: The 16-bit float in which float32 and float64 are written; "" for their own dtypes.
 
     Raises:
         InvalidArgument: A name or dtype cannot be stored, or a limit is exceeded; the message names the tensor.
     """
-    for name, array in parameters.items():
-        if isinstance(array, np.ma.MaskedArray):
+    for name in parameters:
+        if isinstance(parameters.stored(name), np.ma.MaskedArray):
             raise InvalidArgument(f"The tensor {_short(name)} is a masked array; fill it first (array.filled(...)).")
-    return header_of(layout_of(parameters))
+    return header_of(parameters.layout, transport_dtype)
 
 
-def header_of(layout: Layout) -> bytes:
+def header_of(layout: Layout, transport_dtype: str = "") -> bytes:
     """The same for tensors that need not be there yet.
 
     Raises:
@@ -80,14 +90,20 @@ def header_of(layout: Layout) -> bytes:
     """
     if len(layout) > MAX_TENSORS:
         raise InvalidArgument(f"{len(layout)} tensors are too many; at most {MAX_TENSORS} can be stored.")
+    written = narrow.narrowed(layout, transport_dtype)
     entries: dict[str, dict[str, object]] = {}
+    own_dtypes: list[str] = []
     offset = 0
-    for name, (shape, dtype) in layout.items():
+    for name, (shape, own) in layout.items():
+        dtype = written[name][1]
         _check_name(name)
+        own_dtypes.append("-" if dtype == own else _dtype_name(name, shape, own))
         dtype_name = _dtype_name(name, shape, dtype)
         end = offset + math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": dtype_name, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
+    if set(own_dtypes) - {"-"}:
+        entries = {_METADATA: {_OWN_DTYPES: " ".join(own_dtypes)}, **entries}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
@@ -97,51 +113,62 @@ def header_of(layout: Layout) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def layout_of(parameters: Parameters) -> Layout:
-    """Names, shapes and dtypes."""
-    return {name: (array.shape, array.dtype) for name, array in parameters.items()}
-
-
-def chunks(parameters: Parameters) -> Iterator[memoryview]:
+def chunks(parameters: Parameters, transport_dtype: str = "") -> Iterator[memoryview]:
     """The whole file piece by piece: the header, then the bytes of each tensor (a view, where it is C-contiguous).
 
+    Tensors that change their dtype come in blocks, of which each is overwritten by the next one.
+
+    Args:
+        parameters: The tensors.
+        transport_dtype: As for :func:`header`.
+
     Raises:
-        InvalidArgument: As for :func:`header`; before the first piece.
+        InvalidArgument: As for :func:`header`; before the first piece. Or a value becomes infinite in the 16-bit float.
     """
-    yield memoryview(header(parameters))
-    for array in parameters.values():
-        if array.size:
-            yield _raw(array)
+    yield memoryview(header(parameters, transport_dtype))
+    for name, (_, dtype) in narrow.narrowed(parameters.layout, transport_dtype).items():
+        stored = parameters.stored(name)
+        if not stored.size:
+            continue
+        if stored.dtype == dtype:
+            yield _raw(stored)
+        else:
+            yield from map(_raw, narrow.converted(name, stored, dtype))
 
 
-def dumps(parameters: Parameters) -> bytes:
+def dumps(parameters: Parameters, transport_dtype: str = "") -> bytes:
     """The whole file as bytes (for small parameters).
 
     >>> dict(view(dumps(Parameters({"bias": np.arange(3, dtype=np.int16)}))))
     {'bias': array([0, 1, 2], dtype=int16)}
 
     Raises:
-        InvalidArgument: As for :func:`header`.
+        InvalidArgument: As for :func:`chunks`.
     """
-    return b"".join(chunks(parameters))
+    whole = bytearray()
+    for chunk in chunks(parameters, transport_dtype):
+        whole += chunk
+    return bytes(whole)
 
 
-def nbytes(parameters: Parameters) -> int:
+def nbytes(parameters: Parameters, transport_dtype: str = "") -> int:
     """Size of the whole file in bytes, header included.
 
     Raises:
         InvalidArgument: As for :func:`header`.
     """
-    return len(header(parameters)) + parameters.nbytes
+    written = narrow.narrowed(parameters.layout, transport_dtype)
+    data = sum(math.prod(shape) * dtype.itemsize for shape, dtype in written.values())
+    return len(header(parameters, transport_dtype)) + data
 
 
-def write(parameters: Parameters, file: BinaryIO) -> int:
+def write(parameters: Parameters, file: BinaryIO, transport_dtype: str = "") -> int:
     """Write the whole file, and return its size in bytes.
 
     Raises:
-        InvalidArgument: As for :func:`header`; nothing is written then.
+        InvalidArgument: As for :func:`header`; nothing is written then. Or a value becomes infinite in the 16-bit float.
     """
-    return sum(_write_all(chunk, file) for chunk in chunks(parameters))
+    return sum(_write_all(chunk, file) for chunk in chunks(parameters, transport_dtype))
 
 
 def write_blocks(layout: Layout, blocks: Iterable[NDArray], file: BinaryIO) -> int:
@@ -175,6 +202,8 @@ def write_blocks(layout: Layout, blocks: Iterable[NDArray], file: BinaryIO) -> i
 def view(buffer: Buffer) -> Parameters:
     """Read-only arrays over the buffer; nothing is copied, and the arrays keep the buffer alive.
 
+    What travelled in a 16-bit float are :class:`hedgerow.wire.narrow.NarrowParameters`.
+
     Raises:
         CorruptData: The bytes are not a safetensors file of a kind that :func:`header` could have described.
     """
@@ -182,7 +211,7 @@ def view(buffer: Buffer) -> Parameters:
     start = 8 + int.from_bytes(data[:8], "little")
     if len(data) < 8 or start > len(data):
         raise CorruptData(f"{len(data)} bytes are too few for the header of a safetensors file, which should end at {start}.")
-    entries = _parse_header(data[8:start])
+    entries, own_dtypes = _parse_header(data[8:start])
     body = data[start:].toreadonly()
     arrays: dict[str, NDArray] = {}
     position = 0
@@ -196,7 +225,7 @@ def view(buffer: Buffer) -> Parameters:
         position = end
     if position != len(body):
         raise CorruptData(f"The tensors end at {position}, the data at {len(body)}.")
-    return Parameters(arrays)
+    return Parameters(arrays) if own_dtypes is None else narrow.NarrowParameters(arrays, _own_dtypes(arrays, own_dtypes))
 
 
 def map_file(path: Path) -> Parameters:
@@ -267,8 +296,11 @@ def _raw(array: NDArray) -> memoryview:
 # --- reading foreign bytes ------------------------------------------------------------------------------------------------
 
 
-def _parse_header(text: memoryview) -> list[tuple[str, dict[str, object]]]:
-    """Names and entries in the header's order, the names checked, the entries being objects with the right keys."""
+def _parse_header(text: memoryview) -> tuple[list[tuple[str, dict[str, object]]], str | None]:
+    """Names and entries in the header's order, the names checked, the entries being objects with the right keys.
+
+    And what the metadata say of the tensors' own dtypes, or None.
+    """
     if len(text) > MAX_HEADER_BYTES:
         raise CorruptData(f"The header has {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed.")
     if not text or text[0] != ord("{"):
@@ -284,7 +316,8 @@ def _parse_header(text: memoryview) -> list[tuple[str, dict[str, object]]]:
     names = {name for name, _ in parsed}
     if len(names) != len(parsed):
         raise CorruptData("The header lists a tensor name twice.")
-    return [(name, _entry(name, value)) for name, value in parsed if not _is_metadata(name, value)]
+    metadata = {key: text for name, value in parsed if name == _METADATA for key, text in _metadata(value)}
+    return [(name, _entry(name, value)) for name, value in parsed if name != _METADATA], metadata.get(_OWN_DTYPES)
 
 
 class _Pairs(list[tuple[str, object]]):
@@ -293,12 +326,23 @@ class _Pairs(list[tuple[str, object]]):
     __slots__ = ()
 
 
-def _is_metadata(name: str, value: object) -> bool:
-    if name != _METADATA:
-        return False
-    if not (isinstance(value, _Pairs) and all(isinstance(text, str) for _, text in value)):
-        raise CorruptData(f"{_METADATA} is not an object of strings.")
-    return True
+def _metadata(value: object) -> Iterator[tuple[str, str]]:
+    for key, text in value if isinstance(value, _Pairs) else [("", value)]:
+        if not isinstance(text, str) or not isinstance(value, _Pairs):
+            raise CorruptData(f"{_METADATA} is not an object of strings.")
+        yield key, text
+
+
+def _own_dtypes(arrays: dict[str, NDArray], text: str) -> dict[str, np.dtype[Any]]:
+    """The own dtypes of the tensors that travelled in another one: float32 or float64, in one and the same 16-bit float."""
+    words = text.split(" ")
+    if len(words) != len(arrays) or not set(words) <= {"F32", "F64", "-"}:
+        raise CorruptData(f"{_OWN_DTYPES} does not say F32, F64 or - for each of {len(arrays)} tensors: {text[:80]!a}.")
+    own = {name: _DTYPES[word] for name, word in zip(arrays, words, strict=True) if word != "-"}
+    found = {arrays[name].dtype for name in own}
+    if len(found) != 1 or not found <= set(narrow.DTYPES.values()):
+        raise CorruptData(f"{_OWN_DTYPES} names tensors of {sorted(map(str, found))}; they all travel in one 16-bit float.")
+    return own
 
 
 def _entry(name: str, value: object) -> dict[str, object]:

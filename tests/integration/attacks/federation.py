@@ -8,7 +8,7 @@ import datetime as dt
 import http.client
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire import convert
 from hedgerow.wire.blob_http import ERROR_HEADER, OFFSET_HEADER
 from hedgerow.wire.channel import open_channel
-from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2_grpc, operator_pb2_grpc, records_pb2
+from hedgerow.wire.proto import driver_pb2, driver_pb2_grpc, fleet_pb2, fleet_pb2_grpc, operator_pb2_grpc, records_pb2
 from hedgerow.wire.status import from_rpc_error
 from tests.integration.running_server import running
 
@@ -93,9 +93,20 @@ class Peer:
             return error
         raise AssertionError("the call was answered")
 
-    async def session(self, name: str) -> Session:
+    async def session(self, name: str, transport_dtypes: Sequence[str] = ()) -> Session:
         """Open a session."""
-        return await wait(Session.open(self.fleet, self.identity, Standing(name, "test", [], [])), SOON, "the session")
+        standing = Standing(name, "test", [], [], transport_dtypes)
+        return await wait(Session.open(self.fleet, self.identity, standing), SOON, "the session")
+
+    async def hand_in(self, session: Session, task_id: str, reply: records_pb2.Reply) -> fleet_pb2.Completed:
+        """Hand in a result in a session whose events nobody else reads; the error that the server refuses with is raised."""
+        answering = asyncio.get_running_loop().create_task(session.complete(task_id, reply))
+        while not answering.done():
+            message: Any = await wait(session._call.read(), SOON, "the answer")
+            for completed in message.completed:
+                session._answered(completed)
+            await pause(0.0, "the answer to arrive")
+        return await wait(answering, SOON, "the answer")
 
     async def create_run(self, run_id: str = RUN) -> None:
         """Open a run."""

@@ -9,7 +9,7 @@ from hedgerow.audit import AUDIT_FILE, read_audit
 from hedgerow.records import Outcome, Reply, RunState
 from hedgerow.security import Role
 from hedgerow.wire import convert
-from hedgerow.wire.proto import driver_pb2, fleet_pb2, records_pb2
+from hedgerow.wire.proto import driver_pb2, records_pb2
 from tests.integration.attacks.federation import RUN, TASK, Federation, eventually
 
 
@@ -29,7 +29,7 @@ async def test_a_story_can_be_read_in_the_audit_log(attacked: Federation) -> Non
     assert (await a.http("GET", url)).status == 200
     assert (await eve.http("GET", url)).status == 403
     reply = convert.reply_to_proto(Reply(Outcome.OK, num_examples=1))
-    await a.ask(a.fleet.CompleteTask, fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=session.epoch, reply=reply))
+    await a.hand_in(session, TASK, reply)
     await eve.refusal(eve.driver.EndRun, driver_pb2.EndRunRequest(run_id=RUN, state=convert.run_state_to_proto(RunState.FAILED)))
     session.close()
     client, driver, thief = "hedgerow://client/a", "hedgerow://driver/ann", "hedgerow://driver/eve"

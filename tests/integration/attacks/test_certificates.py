@@ -21,7 +21,7 @@ from hedgerow.errors import HedgerowError, PermissionDenied, Unauthenticated, Un
 from hedgerow.security import Identity, Role
 from hedgerow.waits import wait
 from hedgerow.wire.blob_http import OFFSET_HEADER
-from hedgerow.wire.proto import driver_pb2, fleet_pb2, operator_pb2, records_pb2
+from hedgerow.wire.proto import driver_pb2, operator_pb2, records_pb2
 from hedgerow.wire.status import from_rpc_error
 from tests.integration.attacks.federation import CALL_S, RUN, SOON, Federation, Peer, eventually, forge
 
@@ -127,7 +127,6 @@ async def test_driver_gets_nothing_from_any_method_of_the_fleet_api_and_a_client
     for peer, method, request in (
         (driver, fleet.StartUpload, records_pb2.StartUploadRequest()),
         (driver, fleet.ResolveBlob, records_pb2.ResolveBlobRequest()),
-        (driver, fleet.CompleteTask, fleet_pb2.CompleteTaskRequest()),
         (client, api.CreateRun, CREATE),
         (client, api.PushTasks, driver_pb2.PushTasksRequest()),
         (client, api.CancelTasks, driver_pb2.CancelTasksRequest()),
@@ -165,8 +164,8 @@ async def test_secret_of_a_node_is_worth_nothing_under_another_certificate(attac
     stolen = attacked.peer("b", Role.CLIENT, identity=Identity(Role.CLIENT, a.identity.id, a.identity.secret))
     with pytest.raises(Unauthenticated, match="another secret or certificate"):
         await stolen.session("b")
-    request = fleet_pb2.CompleteTaskRequest(task_id="task00000001", epoch=session.epoch)
-    assert isinstance(await stolen.refusal(stolen.fleet.CompleteTask, request), Unauthenticated)
+    request = records_pb2.StartUploadRequest(upload_id="upload00001", size=1, run_id=RUN)
+    assert isinstance(await stolen.refusal(stolen.fleet.StartUpload, request), Unauthenticated)
     assert not session._ended.is_set(), "the node keeps its session"
     session.close()
 

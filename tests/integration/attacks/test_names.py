@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow.errors import HedgerowError, InvalidArgument
+from hedgerow.errors import HedgerowError, InvalidArgument, NotFound
 from hedgerow.records import Outcome
 from hedgerow.security import Identity, Role
 from hedgerow.server.fleet import MAX_NAME_CHARS
-from hedgerow.wire.proto import driver_pb2, fleet_pb2, records_pb2
+from hedgerow.wire.convert import MAX_TRANSPORT_DTYPES
+from hedgerow.wire.proto import driver_pb2, records_pb2
 from tests.integration.attacks.federation import RUN, Federation
 from tests.integration.client.fleet import fleet_server, site_of, task
 
@@ -48,13 +49,14 @@ async def test_no_id_in_a_message_to_the_server_leads_anywhere(attacked: Federat
         (a, a.fleet.StartUpload, start(upload_id="upload00001", size=1, run_id=name)),
         (a, a.fleet.ResolveBlob, resolve(digest=name, run_id=RUN, task_id="task0001")),
         (a, a.fleet.ResolveBlob, resolve(digest="0" * 64, run_id=RUN, task_id=name)),
-        (a, a.fleet.CompleteTask, fleet_pb2.CompleteTaskRequest(task_id=name, epoch=session.epoch, reply={"outcome": 1})),
     ]
     for field in ("task_id", "run_id", "node_id"):
         evil = records_pb2.Task()
         evil.CopyFrom(task_of)
         setattr(evil, field, name)
         attempts.append((ann, ann.driver.PushTasks, driver_pb2.PushTasksRequest(run_id=RUN, tasks=[evil])))
+    with pytest.raises(NotFound):
+        await a.hand_in(session, name, records_pb2.Reply(outcome=records_pb2.OUTCOME_OK))
     for peer, method, request in attempts:
         refusal = await peer.refusal(method, request)
         assert type(refusal) is not HedgerowError, f"the server failed: {refusal}"
@@ -123,7 +125,7 @@ async def test_no_id_that_a_server_sends_leads_out_of_the_clients_state(tmp_path
         setattr(evil, field, name)
         session.push(assign=evil)
         session.push(cancel={"task_id": name, "reason": "x"})
-        session.push(release={"task_ids": [name]})
+        session.push(release=[name])
         session.push(assign=task(2))
         (reply,) = await fleet.replies()
         assert reply.outcome is Outcome.OK, "the client goes on"
@@ -135,3 +137,20 @@ async def test_no_id_that_a_server_sends_leads_out_of_the_clients_state(tmp_path
 async def test_name_of_a_node_has_a_limit(attacked: Federation) -> None:
     with pytest.raises(InvalidArgument, match="1 to 128 printable characters"):
         await attacked.peer("a", Role.CLIENT).session("a" * (MAX_NAME_CHARS + 1))
+
+
+@pytest.mark.parametrize(
+    "names", [["bfloat16"] * (MAX_TRANSPORT_DTYPES + 1), ["a" * 17], ["two words"], [""], ["bfloat16\n"], ["é"]]
+)
+async def test_no_name_of_a_16_bit_float_that_cannot_be_is_kept(attacked: Federation, names: list[str]) -> None:
+    a, ann = attacked.peer("a", Role.CLIENT), attacked.peer("ann", Role.DRIVER)
+    with pytest.raises(InvalidArgument, match="names of at most 8 16-bit floats"):
+        await a.session("a", names)
+    (await a.session("a", ["bfloat16", "unheard_of"])).close()
+    await ann.create_run()
+    instruction = records_pb2.Instruction(kind="fit", transport_dtype=" ".join(names))
+    task = records_pb2.Task(task_id="task0001", run_id=RUN, node_id=a.identity.id, instruction=instruction)
+    if names != [""]:  # which says that there is none
+        assert isinstance(
+            await ann.refusal(ann.driver.PushTasks, driver_pb2.PushTasksRequest(run_id=RUN, tasks=[task])), InvalidArgument
+        )

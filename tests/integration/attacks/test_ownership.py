@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import grpc.aio
 import pytest
 
+from hedgerow.client.session import Session
 from hedgerow.errors import AlreadyExists, HedgerowError, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from hedgerow.records import Blob, Outcome, Reply, RunState
 from hedgerow.security import Identity, Role
 from hedgerow.waits import wait
 from hedgerow.wire import convert
-from hedgerow.wire.proto import driver_pb2, fleet_pb2, operator_pb2, records_pb2
+from hedgerow.wire.proto import driver_pb2, operator_pb2, records_pb2
 from hedgerow.wire.status import from_rpc_error
 from tests.integration.attacks.federation import RUN, SOON, TASK, Federation, Peer
 
@@ -29,7 +30,12 @@ class Stage:
     ann: Peer
     eve: Peer
     model: Blob
-    epochs: dict[str, int]
+    sessions: dict[str, Session]
+
+    async def complete(self, name: str, task_id: str = TASK, parameters: Blob | None = None) -> bool:
+        """Let a client hand in the result of a task; whether the server takes it."""
+        reply = convert.reply_to_proto(Reply(Outcome.OK, num_examples=1, parameters=parameters))
+        return (await self.a.hand_in(self.sessions[name], task_id, reply)).accepted
 
 
 @pytest.fixture
@@ -40,18 +46,13 @@ async def stage(attacked: Federation) -> AsyncIterator[Stage]:
     await ann.create_run()
     model = await ann.upload("upload00001", MODEL)
     await ann.push_task(b, model)
-    yield Stage(a, b, ann, eve, model, {name: session.epoch for name, session in sessions.items()})
+    yield Stage(a, b, ann, eve, model, sessions)
     for session in sessions.values():
         session.close()
 
 
 def resolve(digest: str, task_id: str = TASK) -> records_pb2.ResolveBlobRequest:
     return records_pb2.ResolveBlobRequest(digest=digest, run_id=RUN, task_id=task_id)
-
-
-def complete(stage: Stage, name: str, parameters: Blob | None = None) -> fleet_pb2.CompleteTaskRequest:
-    reply = convert.reply_to_proto(Reply(Outcome.OK, num_examples=1, parameters=parameters))
-    return fleet_pb2.CompleteTaskRequest(task_id=TASK, epoch=stage.epochs[name], reply=reply)
 
 
 async def test_holder_of_the_task_gets_its_blob(stage: Stage) -> None:
@@ -68,9 +69,9 @@ async def test_client_does_not_get_the_blob_of_anothers_task(stage: Stage) -> No
 
 
 async def test_client_does_not_complete_anothers_task(stage: Stage) -> None:
-    refusal = await stage.a.refusal(stage.a.fleet.CompleteTask, complete(stage, "a"))
-    assert isinstance(refusal, PermissionDenied | NotFound)
-    assert (await stage.b.ask(stage.b.fleet.CompleteTask, complete(stage, "b"))).accepted
+    with pytest.raises(NotFound):
+        await stage.complete("a")
+    assert await stage.complete("b")
 
 
 async def test_client_does_not_claim_to_be_another(stage: Stage) -> None:
@@ -79,7 +80,6 @@ async def test_client_does_not_claim_to_be_another(stage: Stage) -> None:
         metadata = who.metadata()
         for method, request in (
             (stage.a.fleet.ResolveBlob, resolve(stage.model.digest)),
-            (stage.a.fleet.CompleteTask, complete(stage, "b")),
             (stage.a.fleet.StartUpload, records_pb2.StartUploadRequest(upload_id="upload00009", size=1, run_id=RUN)),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -89,9 +89,8 @@ async def test_client_does_not_claim_to_be_another(stage: Stage) -> None:
 
 async def test_client_does_not_name_a_blob_that_it_did_not_upload(stage: Stage, attacked: Federation) -> None:
     await stage.ann.push_task(stage.a, None, "task000000002")
-    reply = convert.reply_to_proto(Reply(Outcome.OK, num_examples=1, parameters=stage.model))
-    request = fleet_pb2.CompleteTaskRequest(task_id="task000000002", epoch=stage.epochs["a"], reply=reply)
-    assert isinstance(await stage.a.refusal(stage.a.fleet.CompleteTask, request), PermissionDenied)
+    with pytest.raises(PermissionDenied):
+        await stage.complete("a", "task000000002", stage.model)
 
 
 async def test_client_does_not_take_over_anothers_upload_or_result(stage: Stage) -> None:
@@ -120,7 +119,7 @@ async def test_driver_neither_sees_nor_touches_anothers_run(stage: Stage) -> Non
         assert isinstance(await eve.refusal(method, request), PermissionDenied | AlreadyExists), request
     watch = api.Watch(driver_pb2.WatchRequest(run_id=RUN), metadata=eve.identity.metadata())
     assert await wait(watch.code(), SOON, "the refusal") is grpc.StatusCode.PERMISSION_DENIED
-    assert (await stage.b.ask(stage.b.fleet.CompleteTask, complete(stage, "b"))).accepted, "the run goes on"
+    assert await stage.complete("b"), "the run goes on"
 
 
 async def test_secret_of_a_driver_is_worth_nothing_under_another_certificate(stage: Stage, attacked: Federation) -> None:

@@ -24,7 +24,7 @@ from hedgerow.waits import Limit, wait
 from hedgerow.wire import convert, tensors
 from hedgerow.wire.channel import SERVER_OPTIONS, Address
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
-from hedgerow.wire.status import to_status
+from hedgerow.wire.status import to_status, to_words
 
 SOON = Limit("test_s", 30.0)
 RUN = "run00001"
@@ -48,7 +48,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
     """Keeps nothing but what it saw.
 
     Attributes:
-        refuse: Errors by call's name; the first is raised and removed.
+        refuse: Errors by call's name, or "complete" for results; the first is raised and removed.
         inline_max_bytes: What clients are told.
         asked: Which blobs they wanted.
     """
@@ -58,7 +58,7 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
         self.inline_max_bytes = 64 * 1024
         self.server_id = "server0001"
         self.sessions: list[FakeSession] = []
-        self.completed: list[fleet_pb2.CompleteTaskRequest] = []
+        self.completed: list[fleet_pb2.Complete] = []
         self.asked: list[records_pb2.ResolveBlobRequest] = []
         self.refuse: dict[str, list[errors.HedgerowError]] = {}
         self.epoch = 0
@@ -122,19 +122,23 @@ class FakeFleet(fleet_pb2_grpc.FleetServicer):
 
     async def _read(self, session: FakeSession, context: Any) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
-            if message.WhichOneof("event") == "leave":
+            event = message.WhichOneof("event")
+            if event == "leave":
                 session.leave = message.leave
+            elif event == "complete":
+                session.push(completed=[self._complete(message.complete)])
             else:
                 session.beats += 1
             await self.notify()
         session.queue.put_nowait(None)
 
-    async def CompleteTask(self, request: fleet_pb2.CompleteTaskRequest, context: Any) -> Any:  # noqa: N802
-        await self._refuse("CompleteTask", context)
-        known = any(request.task_id == done.task_id for done in self.completed)
-        self.completed.append(request)
-        await self.notify()
-        return fleet_pb2.CompleteTaskReply(accepted=not known)
+    def _complete(self, message: fleet_pb2.Complete) -> fleet_pb2.Completed:
+        if self.refuse.get("complete"):
+            error, why = to_words(self.refuse["complete"].pop(0))
+            return fleet_pb2.Completed(task_id=message.task_id, refusal=fleet_pb2.Refusal(error=error, message=why))
+        known = any(message.task_id == done.task_id for done in self.completed)
+        self.completed.append(message)
+        return fleet_pb2.Completed(task_id=message.task_id, accepted=not known)
 
     async def StartUpload(self, request: Any, context: Any) -> Any:  # noqa: N802
         raise NotImplementedError

@@ -145,11 +145,11 @@ async def test_a_result_that_waited_for_a_restart_is_still_known_to_be_the_drive
     async with fleet_server() as fleet:
         site = Site(tmp_path, fleet, TEXT)
         await site.start()
-        fleet.refuse["CompleteTask"] = [Unavailable("Not today.")] * 1000
+        fleet.refuse["complete"] = [Unavailable("Not today.")] * 1000
         (await fleet.session()).push(assign=task(1), origin=ANN)
         await until_told(site, ANN.driver, "ResultSent", "Unavailable", "task0001")
         await site.stop()
-        fleet.refuse["CompleteTask"] = []
+        fleet.refuse["complete"] = []
         await site.start()
         await until_told(site, ANN.driver, "ResultSent", "ok", "task0001")
         await site.stop()

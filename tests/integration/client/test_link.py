@@ -104,9 +104,8 @@ async def test_a_task_is_carried_out_and_its_result_kept_until_it_is_released(fl
     (reply,) = await fleet.replies()
     assert reply.num_examples == 5
     np.testing.assert_array_equal(parameters_of(reply)["w"], np.ones(3, np.float32))
-    assert fleet.completed[0].epoch == fleet.epoch
     assert site.outbox() == {"task0001"}
-    session.push(release={"task_ids": ["task0001", "unknown1"]})
+    session.push(release=["task0001", "unknown1"])
     session.push(assign=task(2))
     await fleet.replies(2)
     assert site.outbox() == {"task0002"}
@@ -309,7 +308,6 @@ async def test_a_server_that_comes_back_is_told_what_is_in_hand_and_gets_what_it
     await fleet.replies(2)
     assert list(third.hello.running) == []
     assert [request.task_id for request in fleet.completed] == ["task0001", "task0002"]
-    assert fleet.completed[1].epoch == 3
     assert len((site.folder / "fits").read_text().split()) == 2
     for line in ("Connection lost", "reconnecting in", "Reconnected"):
         assert line in caplog.text
@@ -317,7 +315,7 @@ async def test_a_server_that_comes_back_is_told_what_is_in_hand_and_gets_what_it
 
 async def test_a_result_survives_the_client_and_is_sent_by_the_next_one(fleet: FakeFleet, site: Site) -> None:
     session = await fleet.session()
-    fleet.refuse["CompleteTask"] = [errors.Unavailable("not now")] * 1000
+    fleet.refuse["complete"] = [errors.Unavailable("not now")] * 1000
     session.push(assign=task(1))
     while not site.outbox() >= {"task0001"}:
         await wait(asyncio.sleep(0.01), SOON, "the result to be kept")
@@ -342,14 +340,14 @@ async def test_another_server_is_sent_what_the_first_one_had_accepted(fleet: Fak
 
 
 async def test_a_result_is_sent_again_until_the_server_can_take_it(fleet: FakeFleet, site: Site) -> None:
-    fleet.refuse["CompleteTask"] = [errors.Unavailable("busy"), errors.LimitReached("disk full"), errors.HedgerowError("bug")]
+    fleet.refuse["complete"] = [errors.Unavailable("busy"), errors.LimitReached("disk full"), errors.HedgerowError("bug")]
     (await fleet.session()).push(assign=task(1))
     (reply,) = await fleet.replies(1)
     assert reply.outcome is Outcome.OK
 
 
 async def test_a_refused_result_becomes_a_failure_with_the_servers_reason(fleet: FakeFleet, site: Site) -> None:
-    fleet.refuse["CompleteTask"] = [errors.InvalidArgument("I do not like it")]
+    fleet.refuse["complete"] = [errors.InvalidArgument("I do not like it")]
     (await fleet.session()).push(assign=task(1))
     (reply,) = await fleet.replies(1)
     assert reply.outcome is Outcome.INVALID_RESULT
@@ -358,7 +356,7 @@ async def test_a_refused_result_becomes_a_failure_with_the_servers_reason(fleet:
 
 async def test_a_result_for_a_task_that_the_server_does_not_know_is_dropped(fleet: FakeFleet, site: Site) -> None:
     session = await fleet.session()
-    fleet.refuse["CompleteTask"] = [errors.NotFound("no such task")]
+    fleet.refuse["complete"] = [errors.NotFound("no such task")]
     session.push(assign=task(1))
     session.push(assign=task(2))
     await fleet.replies(1)

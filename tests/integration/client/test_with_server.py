@@ -30,6 +30,7 @@ class Hospital(hc.NumPyClient):
         return [np.zeros((300, 300), np.float32)]
 
     def fit(self, parameters, config):
+        assert parameters[0].dtype == np.float32
         if (HERE / "gate").exists() and self.context.node_name == "hospital_a":
             (HERE / "started").touch()
             open(HERE / "gate").read()
@@ -47,7 +48,12 @@ from hedgerow.driver import ServerConfig, start_driver
 from hedgerow.strategy import FedAvg
 
 strategy = FedAvg(min_fit_clients=2, min_evaluate_clients=2, min_available_clients=2)
-history = start_driver(server_address=sys.argv[1], config=ServerConfig(num_rounds=3, seed=1), strategy=strategy)
+history = start_driver(
+    server_address=sys.argv[1],
+    config=ServerConfig(num_rounds=3, seed=1),
+    strategy=strategy,
+    transport_dtype=sys.argv[2] if len(sys.argv) > 2 else None,
+)
 print("losses", [loss for _, loss in history.losses_distributed], flush=True)
 """
 
@@ -78,13 +84,17 @@ async def client(programs: Programs, port: int, name: str) -> Process:
     return await programs.client(port, "--state-dir", name, name=f"client:{name}")
 
 
-async def test_large_parameters_travel_as_blobs_and_leave_nothing_in_the_outbox(programs: Programs) -> None:
+@pytest.mark.parametrize("transport_dtype", [[], ["bfloat16"], ["float16"]])
+async def test_large_parameters_travel_as_blobs_and_leave_nothing_in_the_outbox(
+    programs: Programs, transport_dtype: list[str]
+) -> None:
     port, driver_address = await server(programs)
     for name in ("hospital_a", "hospital_b"):
         await client(programs, port, name)
-    driver = await programs.start("driver.py", driver_address)
+    driver = await programs.start("driver.py", driver_address, *transport_dtype)
     assert await driver.end() == 0, driver.text
     assert f"losses {[90000.0, 180000.0, 270000.0]}" in driver.text
+    assert "full precision" not in driver.text
     for name in ("hospital_a", "hospital_b"):
         # Initial and three aggregated models; each was fetched once, for evaluate, and found again by the next fit.
         assert len(list((programs.folder / name / "parameters").iterdir())) == 4

@@ -124,7 +124,7 @@ class FakeDriverApi(driver_pb2_grpc.DriverServicer):
     async def AcknowledgeRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._note("AcknowledgeRound", context)
         self.keep[request.round] = list(request.keep)
-        self.manifests[request.round] = request.manifest
+        self.manifests.update((one.round, one.line) for one in request.manifest)
         return driver_pb2.AcknowledgeRoundReply()
 
     async def EndRun(self, request: Any, context: Any) -> Any:  # noqa: N802

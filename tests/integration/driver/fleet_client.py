@@ -7,7 +7,7 @@ import concurrent.futures
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hedgerow.security import Identity, Role
 from hedgerow.server.service import Service
 from hedgerow.waits import Limit, wait_future
 from hedgerow.wire import convert, tensors
+from hedgerow.wire.narrow import NarrowParameters
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
 from hedgerow.wire.transfer import BlobPeer, Grant
 from tests.integration.running_server import on_free_ports
@@ -59,17 +60,43 @@ def real_server(state_dir: Path, inline_max_bytes: int) -> Iterator[Service]:
 
 
 class FleetClient:
-    """One node."""
+    """One node.
 
-    def __init__(self, service: Service, name: str, folder: Path, work: Work, identity: Identity | None = None) -> None:
+    Args:
+        service: The server.
+        name: The node's name.
+        folder: Where it keeps files.
+        work: What it does.
+        identity: Who it is.
+        transport_dtypes: The 16-bit floats that it knows.
+
+    Attributes:
+        downloads: Digests of the blobs that it fetched.
+        sizes: Bytes of all blobs that it fetched or sent.
+        as_it_lies: Whether an update is sent as the work gives it, whatever was asked for.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        name: str,
+        folder: Path,
+        work: Work,
+        identity: Identity | None = None,
+        transport_dtypes: Sequence[str] = (),
+    ) -> None:
         self._work, self._folder = work, folder
+        self.sizes: list[int] = []
+        self.as_it_lies = False
         self.downloads: list[str] = []
         self.identity = self._me = identity or Identity.fresh(Role.CLIENT)
         self._up: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel = grpc.insecure_channel(service.fleet_address.text)
         self._stub: Any = fleet_pb2_grpc.FleetStub(self._channel)
         self._peer = BlobPeer(f"http://127.0.0.1:{service.blob_port}")
-        self._up.put(fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=self._me.id, name=name)))
+        self._up.put(
+            fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=self._me.id, name=name, transport_dtypes=transport_dtypes))
+        )
         self._session = self._stub.Session(iter(self._up.get, None), metadata=self._me.metadata())
         self._welcome = next(self._session).welcome
         self._leaving = False
@@ -96,16 +123,14 @@ class FleetClient:
         parameters, examples, loss = self._work(task, self._get(task))
         payload = None if parameters is None else self._put(task, parameters)
         reply = Reply(Outcome.OK, num_examples=examples, loss=loss, parameters=payload)
-        request = fleet_pb2.CompleteTaskRequest(
-            task_id=task.task_id, epoch=self._welcome.epoch, reply=convert.reply_to_proto(reply)
-        )
-        self._stub.CompleteTask(request, metadata=self._me.metadata())
+        self._up.put(fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task.task_id, reply=convert.reply_to_proto(reply))))
 
     def _get(self, task: Task) -> Parameters:
         payload = task.instruction.parameters
         if not isinstance(payload, Blob):
             return Parameters({}) if payload is None else tensors.view(payload)
         self.downloads.append(payload.digest)
+        self.sizes.append(payload.size)
         request = records_pb2.ResolveBlobRequest(digest=payload.digest, run_id=task.run_id, task_id=task.task_id)
         target = self._folder / secrets.token_hex(8)
         self._peer.download(
@@ -114,12 +139,16 @@ class FleetClient:
         return tensors.map_file(target)
 
     def _put(self, task: Task, parameters: Parameters) -> Payload:
-        size = tensors.nbytes(parameters)
+        form = task.instruction.transport_dtype
+        if self.as_it_lies and isinstance(parameters, NarrowParameters):
+            form = parameters.transport_dtype
+        size = tensors.nbytes(parameters, form)
         if size < self._welcome.data_plane.inline_max_bytes:
-            return tensors.dumps(parameters)
+            return tensors.dumps(parameters, form)
+        self.sizes.append(size)
         path = self._folder / secrets.token_hex(8)
         with path.open("xb") as file:
-            tensors.write(parameters, file)
+            tensors.write(parameters, file, form)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(8), size=size, run_id=task.run_id)
         return self._peer.upload(path, lambda: Grant(self._stub.StartUpload(request, metadata=self._me.metadata()).url))
 

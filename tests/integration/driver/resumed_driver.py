@@ -108,7 +108,7 @@ def in_the_next_round() -> None:
 
 
 def is_first(kind: str) -> Callable[..., bool]:
-    return lambda self, batch: now() and batch[0].instruction.kind == kind
+    return lambda self, request: now() and request.tasks[0].instruction.kind == kind
 
 
 def tasks_are(kind: str) -> Callable[..., bool]:
@@ -202,10 +202,13 @@ STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "FedAvg": AskingFedAvg,
     "FedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
     "LargeFedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.5, server_learning_rate=0.8),
+    "NarrowFedAvgM": functools.partial(AskingFedAvgM, server_momentum=0.9, server_learning_rate=0.7),
     "FedAdam": AskingFedAdam,
     "Krum": AskingKrum,
     "Scaffold": functools.partial(AskingScaffold, server_learning_rate=0.9),
 }
+TRANSPORT_DTYPES = {"NarrowFedAvgM": "bfloat16"}
+"""With these, parameters travel in 16 bits. Nothing is said of it when the run is taken up."""
 STOPPED_EARLY = {"Scaffold"}
 """With these, a callback ends the run."""
 
@@ -235,6 +238,7 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
         server=server,
         config=ServerConfig(num_rounds=ROUNDS + (4 if strategy in STOPPED_EARLY else 0), seed=SEED),
         callbacks=[CsvReport(f"{output}.csv"), Enough()],
+        transport_dtype=None if there else TRANSPORT_DTYPES.get(strategy),
         **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
     )
     found = {

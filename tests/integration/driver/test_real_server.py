@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,10 @@ def test_late_update_that_is_at_the_server_by_now_is_not_folded_when_the_run_is_
 
     write = RunFolder.write_checkpoint
 
-    def dying(folder: RunFolder, prepared: PreparedCheckpoint) -> None:
+    def dying(folder: RunFolder, prepared: PreparedCheckpoint, passed_over: Sequence[str] = ()) -> None:
         if prepared.checkpoint.round == 1:
             raise RuntimeError("dies")
-        write(folder, prepared)
+        write(folder, prepared, passed_over)
 
     with fleet(tmp_path, at_the_client, ["a", "b", "c"]) as (service, _):
         with Driver(service.driver_address.text, limits=LIMITS) as asking:

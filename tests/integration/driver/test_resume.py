@@ -156,6 +156,10 @@ def undisturbed(site: Site) -> dict[str, dict[str, Any]]:
         *(("LargeFedAvgM", step) for step in LARGE_STEPS),
         *((strategy, step) for strategy in ("FedAdam", "Krum") for step in ("while results arrive", "after the rename")),
         *(
+            ("NarrowFedAvgM", step)
+            for step in ("before the push", "in the push", "while results arrive", "after the fold", "while clients evaluate")
+        ),
+        *(
             ("Scaffold", step)
             for step in ("before the push", "while results arrive", "in the fold", "after the rename", "after the end")
         ),

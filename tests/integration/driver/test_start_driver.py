@@ -110,7 +110,8 @@ def test_log_of_a_run_reads_as_documented(server: FakeServer, caplog: pytest.Log
 def test_run_is_finished_and_every_round_acknowledged(server: FakeServer) -> None:
     run(server, rounds=2)
     assert server.api.ended == (RunState.FINISHED, "")
-    assert sorted(server.api.keep) == [0, 1, 2]
+    assert max(server.api.keep) == 2, "one may stand for several"
+    assert sorted(server.api.manifests) == [1, 2]
 
 
 def test_same_seed_gives_the_same_bits_whatever_the_nodes_order() -> None:
@@ -648,11 +649,11 @@ def test_run_that_has_a_folder_stays_open_when_its_driver_gives_up_and_can_be_re
 def test_run_stays_open_when_the_disk_is_full_at_the_checkpoint(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[Path] = []
+    failed: list[Path] = []
 
     def full(path: Path, *args: Any) -> Any:
-        written.append(path)
-        if len(written) == 7:  # three files a round: the first of round 2
+        if "round-000002" in str(path) and not failed:
+            failed.append(path)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return durable.write_new(path, *args)
 

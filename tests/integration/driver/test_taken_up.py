@@ -63,7 +63,8 @@ class Site:
             service = stack.enter_context(real_server(self.folder / "state", inline_max_bytes))
             for name in NAMES:
                 (self.folder / name).mkdir(exist_ok=True)
-                client = FleetClient(service, name, self.folder / name, self._working(name), self._me[name])
+                working = self._working(name)
+                client = FleetClient(service, name, self.folder / name, working, self._me[name], ["bfloat16"])
                 stack.callback(client.close)
             yield service
 
@@ -137,15 +138,16 @@ def test_server_that_takes_less_in_a_message_than_before(site: Site, monkeypatch
         assert len(set(site.trained)) == len(site.trained), "nobody trains twice"
 
 
+@pytest.mark.parametrize("transport_dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("make", [averaging, buffered])
 def test_upload_that_was_not_named_before_the_driver_died_is_sent_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch, make: Make
+    site: Site, monkeypatch: pytest.MonkeyPatch, make: Make, transport_dtype: str | None
 ) -> None:
     run = site.folder / "run"
     with site.up(AS_BLOBS) as service, monkeypatch.context() as patch:
         die_before_a_push(patch, 1)
         with pytest.raises(Death):
-            site.drive(service, make(), checkpoint_dir=run)
+            site.drive(service, make(), checkpoint_dir=run, transport_dtype=transport_dtype)
     site.collect_uploads()
     with site.up(AS_BLOBS) as service:
         parameters = site.drive(service, make(), resume=run)
@@ -180,16 +182,17 @@ class BufferedPersonal(FedBuff):
         return super().fold(server_round, update)
 
 
+@pytest.mark.parametrize("transport_dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("inline_max_bytes", [AS_BLOBS, AS_MESSAGES])
 def test_flights_are_taken_up_from_the_models_that_they_started_from(
-    site: Site, monkeypatch: pytest.MonkeyPatch, inline_max_bytes: int
+    site: Site, monkeypatch: pytest.MonkeyPatch, inline_max_bytes: int, transport_dtype: str | None
 ) -> None:
     run = site.folder / "run"
     with site.up(inline_max_bytes) as service:
         with monkeypatch.context() as patch:
             die_in_the_fold(patch, BufferedPersonal, 2)
             with pytest.raises(Death):
-                site.drive(service, BufferedPersonal(), checkpoint_dir=run)
+                site.drive(service, BufferedPersonal(), checkpoint_dir=run, transport_dtype=transport_dtype)
         parameters = site.drive(service, BufferedPersonal(), resume=run)
     np.testing.assert_array_equal(parameters["w"], np.full(500, 3, np.float32))
 

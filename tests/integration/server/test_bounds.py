@@ -84,11 +84,12 @@ async def test_an_upload_beyond_the_limit_is_refused_when_it_is_announced(stub: 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"manifest": "x" * (bounds.MAX_MANIFEST_BYTES + 1)}, "manifest of round 1"),
-        ({"manifest": "one\ntwo"}, "more than one line"),
+        ({"manifest": [{"round": 1, "line": "x" * (bounds.MAX_MANIFEST_BYTES + 1)}]}, "manifest of round 1"),
+        ({"manifest": [{"round": 1, "line": "{}"}, {"round": 2, "line": "one\ntwo"}]}, "more than one line"),
+        ({"manifest": [{}] * (bounds.MAX_IDS + 1)}, "manifest has"),
         ({"keep": ["0" * 64] * (bounds.MAX_IDS + 1)}, "keep has"),
         ({"round": 2**32 - 1}, "no round 4294967295"),
-        ({"manifest_round": 2**32 - 1}, "no round 4294967295"),
+        ({"manifest": [{"round": 2**32 - 1}]}, "no round 4294967295"),
     ],
 )
 async def test_a_round_that_says_too_much_is_not_acknowledged(

@@ -281,7 +281,7 @@ async def test_manifest_of_a_round_is_kept_as_it_came_first_also_when_the_run_is
     await start(store, A)
     await store.acknowledge_round(DRIVER, RUN, 0, [])
     for round, line in ((1, "one"), (2, "two"), (2, "two again")):
-        await store.acknowledge_round(DRIVER, RUN, round, [], line)
+        await store.acknowledge_round(DRIVER, RUN, round, [], [(round, line)])
     await store.end_run(DRIVER, RUN, RunState.FINISHED, "")
     assert await store.manifest(RUN) == [(1, "one"), (2, "two")]
     assert await store.manifest(RUN, after_round=1) == [(2, "two")]

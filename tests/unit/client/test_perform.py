@@ -31,7 +31,7 @@ from hedgerow.records import (
     Reply,
     Status,
 )
-from hedgerow.wire import tensors
+from hedgerow.wire import narrow, tensors
 from hedgerow.wire.convert import entries_to_proto, reply_from_proto
 from hedgerow.wire.proto import records_pb2, worker_pb2
 
@@ -45,11 +45,21 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.count = 0
+        self.count = self.inline_max_bytes = 0
         with (folder / "sent").open("xb") as file:
             tensors.write(SENT, file)
 
-    def run(self, thing: Any, kind: str = "fit", config: Config | None = None, seed: int = 1, parameters: bool = True) -> Reply:
+    def run(
+        self,
+        thing: Any,
+        kind: str = "fit",
+        config: Config | None = None,
+        seed: int = 1,
+        parameters: bool = True,
+        sent: str = "sent",
+        inline: records_pb2.Payload | None = None,
+        transport_dtype: str = "",
+    ) -> Reply:
         self.count += 1
         self.result = self.folder / f"{self.count}.result"
         self.new_state = self.folder / f"{self.count}.state"
@@ -57,17 +67,20 @@ class Site:
             task_id="task0001",
             run_id="run00001",
             seed=seed,
-            instruction=records_pb2.Instruction(kind=kind, config=entries_to_proto(config or {})),
+            instruction=records_pb2.Instruction(
+                kind=kind, config=entries_to_proto(config or {}), parameters=inline, transport_dtype=transport_dtype
+            ),
         )
         done = perform(
             source(thing, "thing"),
             worker_pb2.WorkerRequest(
                 task=task,
-                parameters_path=str(self.folder / "sent") if parameters else "",
+                parameters_path=str(self.folder / sent) if parameters else "",
                 result_path=str(self.result),
                 node_name="site",
                 state_path=str(self.folder / "state"),
                 new_state_path=str(self.new_state),
+                inline_max_bytes=self.inline_max_bytes,
             ),
         )
         assert done.task_id == "task0001"
@@ -381,3 +394,84 @@ def test_a_full_disk_under_the_state_is_told_and_leaves_the_old_state(site: Site
     assert reply.outcome is Outcome.INVALID_RESULT
     assert "No space left" in reply.message
     assert not site.new_state.exists()
+
+
+# --- parameters that travel in 16 bits --------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("transport_dtype", ["bfloat16", "float16"])
+
+
+class Looking(hc.NumPyClient):
+    """Notes what it gets, changes it in place, and returns it."""
+
+    def fit(self, parameters: NDArrays, config: Config) -> Any:
+        self.seen = [(array.dtype, array.copy()) for array in parameters]
+        for array in parameters:
+            array += np.asarray(0.001, array.dtype)
+        self.returned = [array.copy() for array in parameters]
+        return parameters, 1, {}
+
+
+def rounded(array: NDArray, transport_dtype: str) -> NDArray:
+    """An array after its way in 16 bits."""
+    return array.astype(narrow.DTYPES[transport_dtype]).astype(array.dtype)
+
+
+def check_looking(looking: Looking, result: Parameters, transport_dtype: str) -> None:
+    for (dtype, seen), returned, (name, array) in zip(looking.seen, looking.returned, SENT.items(), strict=True):
+        assert dtype == array.dtype
+        np.testing.assert_array_equal(seen, rounded(array, transport_dtype))
+        assert result.stored(name).dtype == narrow.DTYPES[transport_dtype]
+        assert result[name].dtype == array.dtype
+        np.testing.assert_array_equal(result[name], rounded(returned, transport_dtype))
+
+
+@BOTH
+def test_user_code_sees_the_own_dtypes_of_parameters_that_travel_in_16_bits(site: Site, transport_dtype: str) -> None:
+    with (site.folder / "narrow").open("xb") as file:
+        tensors.write(SENT, file, transport_dtype)
+    looking = Looking()
+    reply = site.run(looking, sent="narrow", transport_dtype=transport_dtype)
+    assert reply.outcome is Outcome.OK, reply.message
+    check_looking(looking, tensors.map_file(site.result), transport_dtype)
+    assert not list(site.folder.glob("*.wide"))
+    with (site.folder / "narrow").open("rb") as file:
+        assert file.read() == tensors.dumps(SENT, transport_dtype), "what the user changes is not changed in the cache"
+
+
+@BOTH
+def test_small_parameters_travel_in_16_bits_inside_the_message(site: Site, transport_dtype: str) -> None:
+    looking = Looking()
+    inline = records_pb2.Payload(inline=tensors.dumps(SENT, transport_dtype))
+    site.inline_max_bytes = 4096
+    reply = site.run(looking, parameters=False, inline=inline, transport_dtype=transport_dtype)
+    assert isinstance(reply.parameters, bytes), reply.message
+    check_looking(looking, tensors.view(reply.parameters), transport_dtype)
+
+
+def test_a_result_that_does_not_fit_into_float16_is_a_failure_that_names_the_tensor(site: Site) -> None:
+    large = [np.full((2, 3), 1.0, np.float32), np.array([1.0, 1e5, 2.0])]
+    reply = site.run(Numbers((large, 1, {})), transport_dtype="float16")
+    assert reply.outcome is Outcome.INVALID_RESULT
+    assert "'layer.bias' does not fit into float16, whose largest number is 65504: element 1 is 100000.0" in reply.message
+    assert "bfloat16 has the range of float32" in reply.message
+    assert not site.result.exists()
+    assert site.run(Numbers((large, 1, {})), transport_dtype="bfloat16").outcome is Outcome.OK
+
+
+def test_a_16_bit_float_that_is_not_known_is_a_failure(site: Site) -> None:
+    reply = site.run(Numbers(), transport_dtype="float8")
+    assert reply.outcome is Outcome.INVALID_RESULT
+    assert "float8, which is not known here" in reply.message
+
+
+def test_a_full_disk_under_widened_parameters_is_a_failure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (site.folder / "narrow").open("xb") as file:
+        tensors.write(SENT, file, "bfloat16")
+    monkeypatch.setattr(tensors, "write", full)
+    reply = site.run(Numbers(), sent="narrow", transport_dtype="bfloat16")
+    assert (reply.outcome, "No space left" in reply.message) == (Outcome.INVALID_RESULT, True)
+    assert not list(site.folder.glob("*.wide"))

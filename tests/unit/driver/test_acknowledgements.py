@@ -1,4 +1,4 @@
-"""Telling the server which rounds are over: one is owed at most, told after a push, and refusals reach who waits."""
+"""Telling the server which rounds are over: several at once, a moment later, and refusals reach who waits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.rounds: list[int] = []
+        self.requests: list[driver_pb2.AcknowledgeRoundRequest] = []
         self.timers: list[Callable[[], None]] = []
         self.answers = threading.Event()
         self.refusal: Exception | None = None
@@ -37,6 +38,7 @@ class Wire:
         """The call of the Driver API."""
         assert method == "AcknowledgeRound"
         self.rounds.append(request.round)
+        self.requests.append(request)
         await asyncio.to_thread(self.answers.wait, 10)
         if self.refusal is not None:
             raise self.refusal
@@ -44,6 +46,14 @@ class Wire:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run on the loop."""
         asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def let_begin(self) -> None:
+        """Wait until what was spawned has begun."""
+
+        async def begun() -> None:
+            """Comes after what was spawned."""
+
+        wait_future(asyncio.run_coroutine_threadsafe(begun(), self.loop), LONG, "what was spawned to begin")
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Keep the timer for the test to fire."""
@@ -58,10 +68,7 @@ def wire() -> Iterator[Wire]:
     yield wire
     wire.answers.set()
 
-    async def begun() -> None:
-        """Comes after what was spawned: that has begun then."""
-
-    wait_future(asyncio.run_coroutine_threadsafe(begun(), wire.loop), LONG, "what was spawned to begin")
+    wire.let_begin()
     wire.loop.call_soon_threadsafe(wire.loop.stop)
 
 
@@ -70,10 +77,11 @@ def owed(wire: Wire, failed: Callable[[Exception], None] = lambda error: None) -
 
 
 def over(round: int) -> driver_pb2.AcknowledgeRoundRequest:
-    return driver_pb2.AcknowledgeRoundRequest(run_id="run00000001", round=round)
+    manifest = [driver_pb2.ManifestLine(round=round, line=f"line {round}")]
+    return driver_pb2.AcknowledgeRoundRequest(run_id="run00000001", round=round, keep=[f"kept by {round}"], manifest=manifest)
 
 
-def test_nothing_is_told_before_a_push_or_the_timer(wire: Wire) -> None:
+def test_nothing_is_told_before_the_timer(wire: Wire) -> None:
     acknowledgements = owed(wire)
     acknowledgements.owe(over(1))
     assert wire.rounds == []
@@ -85,20 +93,12 @@ def test_nothing_is_told_before_a_push_or_the_timer(wire: Wire) -> None:
     assert wire.rounds == [1], "told once"
 
 
-def test_timer_tells_where_no_push_follows(wire: Wire) -> None:
+def test_timer_tells_what_is_owed(wire: Wire) -> None:
     acknowledgements = owed(wire)
     acknowledgements.owe(over(1))
     wire.timers[0]()
     acknowledgements.settle(LONG)
     assert wire.rounds == [1]
-
-
-def test_next_one_waits_until_the_one_before_is_told(wire: Wire) -> None:
-    acknowledgements = owed(wire)
-    for round in (1, 2, 3):
-        acknowledgements.owe(over(round))
-    acknowledgements.settle(LONG)
-    assert wire.rounds == [1, 2, 3]
 
 
 def test_settling_takes_no_longer_than_its_limit(wire: Wire) -> None:
@@ -149,3 +149,36 @@ def test_what_is_dropped_is_not_told(wire: Wire) -> None:
     wire.timers[0]()
     acknowledgements.tell()
     assert wire.rounds == []
+
+
+def test_rounds_that_are_over_meanwhile_are_told_together(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    for round in (1, 2, 3):
+        acknowledgements.owe(over(round))
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [3]
+    (told,) = wire.requests
+    assert [(one.round, one.line) for one in told.manifest] == [(1, "line 1"), (2, "line 2"), (3, "line 3")]
+    assert list(told.keep) == ["kept by 3"]
+
+
+def test_what_is_owed_while_another_is_told_is_told_after_it(wire: Wire) -> None:
+    wire.answers.clear()
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    acknowledgements.tell()
+    wire.let_begin()
+    acknowledgements.owe(over(2))
+    acknowledgements.tell()
+    wire.answers.set()
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1, 2]
+
+
+def test_with_much_to_tell_the_next_one_waits(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hedgerow.driver.acknowledgements.MAX_MANIFEST_BYTES", 10)
+    acknowledgements = owed(wire)
+    for round in (1, 2, 3):
+        acknowledgements.owe(over(round))
+    acknowledgements.settle(LONG)
+    assert wire.rounds == [1, 2, 3]

@@ -226,7 +226,7 @@ def test_checkpoint_under_a_seal_that_fits_is_checked_value_by_value(folder: Run
         History().load_state_dict(getattr(again(folder).read_checkpoint(), "history", {}))
 
 
-@pytest.mark.parametrize("content", [None, [], {}, {"format": 1}, {"format": 1, "run_id": "../../x"}, {"format": 1, "run_id": 5}])
+@pytest.mark.parametrize("content", [None, [], {}, {"format": 2}, {"format": 2, "run_id": "../../x"}, {"format": 2, "run_id": 5}])
 def test_run_file_under_a_seal_that_fits_is_checked_value_by_value(folder: RunFolder, content: object) -> None:
     write_sealed(folder.path / "run.json", content)
     with pytest.raises(CorruptData, match=r"run.json does not hold what it should"):

@@ -25,7 +25,7 @@ BATCH = Batch(
 
 INS_JSON: dict[str, object] = {"config": {"dict": []}, "payload": {"inline": ""}, "current": True}
 BATCH_JSON: dict[str, object] = {
-    "format": 1,
+    "format": 2,
     "run_id": "run00000001",
     "asked": [["node0001", "a", 0]],
     "instructions": [INS_JSON],
@@ -92,10 +92,10 @@ def test_payloads_of_all_that_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("round-000003-evaluate.json", {"format": 2}, ConfigError),
-        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000002", "asked": []}, ConfigError),
-        ("round-000003-evaluate.json", {"format": 1, "run_id": "run00000001"}, CorruptData),
-        ("round-000003-fit-closed.json", {"format": 1, "run_id": "run00000001", "unfolded": [[1]]}, CorruptData),
+        ("round-000003-evaluate.json", {"format": 1}, ConfigError),
+        ("round-000003-evaluate.json", {"format": 2, "run_id": "run00000002", "asked": []}, ConfigError),
+        ("round-000003-evaluate.json", {"format": 2, "run_id": "run00000001"}, CorruptData),
+        ("round-000003-fit-closed.json", {"format": 2, "run_id": "run00000001", "unfolded": [[1]]}, CorruptData),
         ("round-000003-evaluate.json", BATCH_JSON | {"asked": [["node0001", "a", 1]]}, CorruptData),
         ("round-000003-evaluate.json", BATCH_JSON | {"asked": [["node0001", "a", -1]]}, CorruptData),
         ("round-000003-evaluate.json", BATCH_JSON | {"sequences": [[1, 2, 3]]}, CorruptData),
@@ -109,12 +109,12 @@ def test_payloads_of_all_that_is_noted(tmp_path: Path) -> None:
         ("round-000003-evaluate.json", BATCH_JSON | {"instructions": [INS_JSON | {"config": [1]}]}, CorruptData),
         (
             "round-000003-fit-closed.json",
-            {"format": 1, "run_id": "run00000001", "unfolded": [[1, "late", 5, None, None]]},
+            {"format": 2, "run_id": "run00000001", "unfolded": [[1, "late", 5, None, None]]},
             CorruptData,
         ),
         (
             "round-000003-fit-closed.json",
-            {"format": 1, "run_id": "run00000001", "unfolded": [[1, "a", "b", 1, "s"]]},
+            {"format": 2, "run_id": "run00000001", "unfolded": [[1, "a", "b", 1, "s"]]},
             CorruptData,
         ),
         ("round-000003-fit-closed.json", [], CorruptData),

@@ -9,7 +9,7 @@ import pytest
 from hedgerow.security import Identity, Role
 from hedgerow.server.sessions import NodeSession, Sessions
 from hedgerow.waits import Limit, pause, wait
-from hedgerow.wire.proto import fleet_pb2
+from hedgerow.wire.proto import fleet_pb2, records_pb2
 
 SOON = Limit("soon_s", 10.0)
 
@@ -34,8 +34,8 @@ class FakeStream:
     """What a session writes to and reads from: nothing comes until the test says so, and nothing is taken while it is stuck."""
 
     def __init__(self) -> None:
-        self.written: list[str] = []
-        self.client_ends, self.free = asyncio.Event(), asyncio.Event()
+        self.messages: list[fleet_pb2.SessionDown] = []
+        self.client_ends, self.free, self.wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.free.set()
         self.broken: Exception | None = None
 
@@ -46,7 +46,18 @@ class FakeStream:
         await wait(self.free.wait(), SOON, "the test")
         if self.broken is not None:
             raise self.broken
-        self.written.append(str(message.WhichOneof("event")))
+        self.messages.append(message)
+        self.wrote.set()
+
+    @property
+    def written(self) -> list[str]:
+        return [str(message.WhichOneof("event")) for message in self.messages]
+
+    async def until(self, count: int) -> None:
+        """Wait until so many messages were written."""
+        while len(self.messages) < count:
+            self.wrote.clear()
+            await wait(self.wrote.wait(), SOON, "a message")
 
 
 CANCEL = fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id="t"))
@@ -133,3 +144,40 @@ async def test_call_that_is_cancelled_ends_as_cancelled_and_writes_no_more() -> 
     session.push(CANCEL)
     await turns()
     assert stream.written == []
+
+
+async def test_what_became_of_results_travels_with_the_next_message() -> None:
+    session, stream, serving = await served()
+    session.completed(fleet_pb2.Completed(task_id="task0002", accepted=True))
+    session.release(["task0001", "task0002"])
+    session.push(fleet_pb2.SessionDown(assign=records_pb2.Task(task_id="task0003")))
+    await turns()
+    (message,) = stream.messages
+    assert message.assign.task_id == "task0003"
+    assert list(message.completed) == [fleet_pb2.Completed(task_id="task0002", accepted=True, release=True)]
+    assert list(message.release) == ["task0001"], "the other one is told in one piece"
+    session.push(BEAT)
+    await turns()
+    assert stream.messages[1:] == [BEAT], "told once"
+    session.end()
+    await wait(serving, SOON, "the session to end")
+
+
+async def test_what_became_of_results_does_not_wait_for_a_message_that_does_not_come() -> None:
+    session, stream, serving = await served()
+    session.release(["task0001"])
+    await stream.until(1)
+    session.completed(fleet_pb2.Completed(task_id="task0002"))
+    await stream.until(2)
+    session.end()
+    await wait(serving, SOON, "the session to end")
+    completed = fleet_pb2.SessionDown(completed=[fleet_pb2.Completed(task_id="task0002")])
+    assert stream.messages == [fleet_pb2.SessionDown(release=["task0001"]), completed]
+
+
+async def test_session_ends_after_what_became_of_results() -> None:
+    session, stream, serving = await served()
+    session.completed(fleet_pb2.Completed(task_id="task0001"))
+    session.end()
+    await wait(serving, SOON, "the session to end")
+    assert stream.messages == [fleet_pb2.SessionDown(completed=[fleet_pb2.Completed(task_id="task0001")])]

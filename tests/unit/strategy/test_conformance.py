@@ -16,6 +16,7 @@ from hedgerow.driver.state_codec import Encoder, decode
 from hedgerow.errors import BadUpdate, InvalidArgument
 from hedgerow.records import FitIns, FitRes, Metrics, NDArray, Parameters
 from hedgerow.strategy import ClientManager, Strategy
+from hedgerow.wire import tensors
 from tests.unit.driver.fakes import OK
 from tests.unit.strategy.boosters import booster, raw
 from tests.unit.strategy.rounds import manager
@@ -79,7 +80,14 @@ def update_of(name: str) -> Callable[[np.random.Generator], Parameters]:
     return CASES.get(name, Case({})).update
 
 
-def fit(strategy: Strategy, name: str, server_round: int, x: Parameters, seed: int) -> Parameters:
+def fit(
+    strategy: Strategy,
+    name: str,
+    server_round: int,
+    x: Parameters,
+    seed: int,
+    arriving: Callable[[Parameters], Parameters] = lambda update: update,
+) -> Parameters:
     """One round; the updates are read-only, as those that were memory-mapped."""
     rng = np.random.default_rng([seed, server_round])
     results = []
@@ -88,7 +96,7 @@ def fit(strategy: Strategy, name: str, server_round: int, x: Parameters, seed: i
         for array in parameters.values():
             array.flags.writeable = False
         notes: Metrics = {"initial_loss": float(rng.random()), "fednova_norm": float(rng.integers(1, 9))}
-        results.append((client, FitRes(OK, parameters, int(rng.integers(1, 50)), notes)))
+        results.append((client, FitRes(OK, arriving(parameters), int(rng.integers(1, 50)), notes)))
     new, _ = strategy.aggregate_fit(server_round, results, [])
     assert new is not None
     return new
@@ -123,6 +131,23 @@ def test_state_that_went_through_a_checkpoint_gives_the_same_bits(name: str, rou
         found, expected = fit(fresh, name, server_round, x, seed=2), fit(strategy, name, server_round, x, seed=2)
         assert contents(found) == contents(expected)
         x = expected
+
+
+@EVERY
+@pytest.mark.parametrize("transport_dtype", ["bfloat16", "float16"])
+def test_updates_that_travelled_in_16_bits_count_like_the_same_values_in_their_own_dtypes(
+    name: str, transport_dtype: str
+) -> None:
+    def arrived(update: Parameters) -> Parameters:
+        return tensors.view(tensors.dumps(update, transport_dtype))
+
+    narrow, wide = make(name), make(name)
+    x = y = update_of(name)(np.random.default_rng(0))
+    for server_round in (1, 2):
+        x = fit(narrow, name, server_round, x, 3, arrived)
+        y = fit(wide, name, server_round, y, 3, lambda update: Parameters(dict(arrived(update))))
+        assert contents(x) == contents(y)
+        assert contents(narrow.state_dict()) == contents(wide.state_dict())
 
 
 @EVERY

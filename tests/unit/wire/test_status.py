@@ -8,7 +8,7 @@ import pytest
 
 from hedgerow import errors
 from hedgerow.errors import HedgerowError
-from hedgerow.wire.status import CODES, ERROR_KEY, from_status, to_status
+from hedgerow.wire.status import CODES, ERROR_KEY, from_status, from_words, to_status, to_words
 
 ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, HedgerowError)]
 GROUPS = {errors.CallerError, errors.PeerError}
@@ -62,3 +62,14 @@ def test_long_message_is_cut_to_what_grpc_takes() -> None:
     assert code is grpc.StatusCode.NOT_FOUND
     assert details.startswith("There is no run é")
     assert len(urllib.parse.quote(details)) + sum(map(len, trailing[0])) < 8 * 1024
+
+
+@pytest.mark.parametrize("cls", CODES)
+def test_error_comes_back_from_its_words(cls: type[HedgerowError]) -> None:
+    error = from_words(*to_words(cls("the run r1 is unknown")))
+    assert (type(error), str(error)) == (cls, "the run r1 is unknown")
+
+
+def test_words_that_nobody_knows_are_an_error_all_the_same() -> None:
+    error = from_words("os.system", "")
+    assert (type(error), str(error)) == (HedgerowError, "The server refused, and did not say why.")

@@ -417,7 +417,7 @@ def test_a_file_that_is_written_in_pieces_is_the_same(sizes: list[int]) -> None:
     file = io.BytesIO()
     ends = list(itertools.accumulate(sizes))
     pieces = [parameters["w"][end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    size = tensors.write_blocks(tensors.layout_of(parameters), [*pieces, parameters["s"].reshape(-1)], file)
+    size = tensors.write_blocks(parameters.layout, [*pieces, parameters["s"].reshape(-1)], file)
     assert file.getvalue() == tensors.dumps(parameters)
     assert size == len(file.getvalue())
 

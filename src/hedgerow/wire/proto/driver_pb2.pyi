@@ -128,18 +128,24 @@ class RunEnded(_message.Message):
     def __init__(self, state: _Optional[_Union[RunState, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundRequest(_message.Message):
-    __slots__ = ("run_id", "round", "keep", "manifest", "manifest_round")
+    __slots__ = ("run_id", "round", "keep", "manifest")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
-    MANIFEST_ROUND_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     keep: _containers.RepeatedScalarFieldContainer[str]
-    manifest: str
-    manifest_round: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[str] = ..., manifest_round: _Optional[int] = ...) -> None: ...
+    manifest: _containers.RepeatedCompositeFieldContainer[ManifestLine]
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ..., manifest: _Optional[_Iterable[_Union[ManifestLine, _Mapping]]] = ...) -> None: ...
+
+class ManifestLine(_message.Message):
+    __slots__ = ("round", "line")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    line: str
+    def __init__(self, round: _Optional[int] = ..., line: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeRoundReply(_message.Message):
     __slots__ = ()

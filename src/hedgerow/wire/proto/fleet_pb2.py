@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hedgerow.wire.proto import records_pb2 as hedgerow_dot_wire_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhedgerow/wire/proto/fleet.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"\x81\x01\n\tSessionUp\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.hedgerow.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.BeatH\x00\x12#\n\x05leave\x18\x03 \x01(\x0b\x32\x12.hedgerow.v1.LeaveH\x00\x42\x07\n\x05\x65vent\"\xa5\x02\n\x0bSessionDown\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.hedgerow.v1.WelcomeH\x00\x12#\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.TaskH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.hedgerow.v1.CancelH\x00\x12\'\n\x07release\x18\x04 \x01(\x0b\x32\x14.hedgerow.v1.ReleaseH\x00\x12!\n\x04\x62\x65\x61t\x18\x05 \x01(\x0b\x32\x11.hedgerow.v1.BeatH\x00\x12\'\n\x07goodbye\x18\x06 \x01(\x0b\x32\x14.hedgerow.v1.GoodbyeH\x00\x12#\n\x06origin\x18\x07 \x01(\x0b\x32\x13.hedgerow.v1.OriginB\x07\n\x05\x65vent\"[\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x03(\t\x12\x10\n\x08\x66inished\x18\x05 \x03(\t\"\x8c\x01\n\x07Welcome\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x03 \x01(\x01\x12*\n\ndata_plane\x18\x04 \x01(\x0b\x32\x16.hedgerow.v1.DataPlane\x12\x1a\n\x12reconnect_within_s\x18\x05 \x01(\x01\";\n\x04\x42\x65\x61t\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x01 \x01(\x01\x12\x1a\n\x12reconnect_within_s\x18\x02 \x01(\x01\",\n\x05Leave\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bhanded_back\x18\x02 \x03(\t\")\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1b\n\x07Release\x12\x10\n\x08task_ids\x18\x01 \x03(\t\"a\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x1e\n\x11\x63ome_back_after_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08job_done\x18\x03 \x01(\x08\x42\x14\n\x12_come_back_after_s\"X\n\x13\x43ompleteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05reply\x18\x03 \x01(\x0b\x32\x12.hedgerow.v1.Reply\"%\n\x11\x43ompleteTaskReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x32\xb8\x02\n\x05\x46leet\x12?\n\x07Session\x12\x16.hedgerow.v1.SessionUp\x1a\x18.hedgerow.v1.SessionDown(\x01\x30\x01\x12M\n\x0bStartUpload\x12\x1f.hedgerow.v1.StartUploadRequest\x1a\x1d.hedgerow.v1.StartUploadReply\x12M\n\x0bResolveBlob\x12\x1f.hedgerow.v1.ResolveBlobRequest\x1a\x1d.hedgerow.v1.ResolveBlobReply\x12P\n\x0c\x43ompleteTask\x12 .hedgerow.v1.CompleteTaskRequest\x1a\x1e.hedgerow.v1.CompleteTaskReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhedgerow/wire/proto/fleet.proto\x12\x0bhedgerow.v1\x1a!hedgerow/wire/proto/records.proto\"\xac\x01\n\tSessionUp\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.hedgerow.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.BeatH\x00\x12#\n\x05leave\x18\x03 \x01(\x0b\x32\x12.hedgerow.v1.LeaveH\x00\x12)\n\x08\x63omplete\x18\x04 \x01(\x0b\x32\x15.hedgerow.v1.CompleteH\x00\x42\x07\n\x05\x65vent\"\xb8\x02\n\x0bSessionDown\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.hedgerow.v1.WelcomeH\x00\x12#\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.TaskH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.hedgerow.v1.CancelH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.hedgerow.v1.BeatH\x00\x12\'\n\x07goodbye\x18\x05 \x01(\x0b\x32\x14.hedgerow.v1.GoodbyeH\x00\x12#\n\x06origin\x18\x06 \x01(\x0b\x32\x13.hedgerow.v1.Origin\x12)\n\tcompleted\x18\x07 \x03(\x0b\x32\x16.hedgerow.v1.Completed\x12\x0f\n\x07release\x18\x08 \x03(\tB\x07\n\x05\x65vent\"u\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x03(\t\x12\x10\n\x08\x66inished\x18\x05 \x03(\t\x12\x18\n\x10transport_dtypes\x18\x06 \x03(\t\"\x8c\x01\n\x07Welcome\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x03 \x01(\x01\x12*\n\ndata_plane\x18\x04 \x01(\x0b\x32\x16.hedgerow.v1.DataPlane\x12\x1a\n\x12reconnect_within_s\x18\x05 \x01(\x01\";\n\x04\x42\x65\x61t\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x01 \x01(\x01\x12\x1a\n\x12reconnect_within_s\x18\x02 \x01(\x01\",\n\x05Leave\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bhanded_back\x18\x02 \x03(\t\")\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"a\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x1e\n\x11\x63ome_back_after_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08job_done\x18\x03 \x01(\x08\x42\x14\n\x12_come_back_after_s\">\n\x08\x43omplete\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x05reply\x18\x02 \x01(\x0b\x32\x12.hedgerow.v1.Reply\"w\n\tCompleted\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0f\n\x07release\x18\x03 \x01(\x08\x12*\n\x07refusal\x18\x04 \x01(\x0b\x32\x14.hedgerow.v1.RefusalH\x00\x88\x01\x01\x42\n\n\x08_refusal\")\n\x07Refusal\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\xe6\x01\n\x05\x46leet\x12?\n\x07Session\x12\x16.hedgerow.v1.SessionUp\x1a\x18.hedgerow.v1.SessionDown(\x01\x30\x01\x12M\n\x0bStartUpload\x12\x1f.hedgerow.v1.StartUploadRequest\x1a\x1d.hedgerow.v1.StartUploadReply\x12M\n\x0bResolveBlob\x12\x1f.hedgerow.v1.ResolveBlobRequest\x1a\x1d.hedgerow.v1.ResolveBlobReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedgerow.wire.proto.fleet_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSIONUP']._serialized_start=84
-  _globals['_SESSIONUP']._serialized_end=213
-  _globals['_SESSIONDOWN']._serialized_start=216
-  _globals['_SESSIONDOWN']._serialized_end=509
-  _globals['_HELLO']._serialized_start=511
-  _globals['_HELLO']._serialized_end=602
-  _globals['_WELCOME']._serialized_start=605
-  _globals['_WELCOME']._serialized_end=745
-  _globals['_BEAT']._serialized_start=747
-  _globals['_BEAT']._serialized_end=806
-  _globals['_LEAVE']._serialized_start=808
-  _globals['_LEAVE']._serialized_end=852
-  _globals['_CANCEL']._serialized_start=854
-  _globals['_CANCEL']._serialized_end=895
-  _globals['_RELEASE']._serialized_start=897
-  _globals['_RELEASE']._serialized_end=924
-  _globals['_GOODBYE']._serialized_start=926
-  _globals['_GOODBYE']._serialized_end=1023
-  _globals['_COMPLETETASKREQUEST']._serialized_start=1025
-  _globals['_COMPLETETASKREQUEST']._serialized_end=1113
-  _globals['_COMPLETETASKREPLY']._serialized_start=1115
-  _globals['_COMPLETETASKREPLY']._serialized_end=1152
-  _globals['_FLEET']._serialized_start=1155
-  _globals['_FLEET']._serialized_end=1467
+  _globals['_SESSIONUP']._serialized_end=256
+  _globals['_SESSIONDOWN']._serialized_start=259
+  _globals['_SESSIONDOWN']._serialized_end=571
+  _globals['_HELLO']._serialized_start=573
+  _globals['_HELLO']._serialized_end=690
+  _globals['_WELCOME']._serialized_start=693
+  _globals['_WELCOME']._serialized_end=833
+  _globals['_BEAT']._serialized_start=835
+  _globals['_BEAT']._serialized_end=894
+  _globals['_LEAVE']._serialized_start=896
+  _globals['_LEAVE']._serialized_end=940
+  _globals['_CANCEL']._serialized_start=942
+  _globals['_CANCEL']._serialized_end=983
+  _globals['_GOODBYE']._serialized_start=985
+  _globals['_GOODBYE']._serialized_end=1082
+  _globals['_COMPLETE']._serialized_start=1084
+  _globals['_COMPLETE']._serialized_end=1146
+  _globals['_COMPLETED']._serialized_start=1148
+  _globals['_COMPLETED']._serialized_end=1267
+  _globals['_REFUSAL']._serialized_start=1269
+  _globals['_REFUSAL']._serialized_end=1310
+  _globals['_FLEET']._serialized_start=1313
+  _globals['_FLEET']._serialized_end=1543
 # @@protoc_insertion_point(module_scope)

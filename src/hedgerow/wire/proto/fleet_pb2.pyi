@@ -8,46 +8,52 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionUp(_message.Message):
-    __slots__ = ("hello", "beat", "leave")
+    __slots__ = ("hello", "beat", "leave", "complete")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     leave: Leave
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    complete: Complete
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ...) -> None: ...
 
 class SessionDown(_message.Message):
-    __slots__ = ("welcome", "assign", "cancel", "release", "beat", "goodbye", "origin")
+    __slots__ = ("welcome", "assign", "cancel", "beat", "goodbye", "origin", "completed", "release")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
-    RELEASE_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assign: _records_pb2.Task
     cancel: Cancel
-    release: Release
     beat: Beat
     goodbye: Goodbye
     origin: _records_pb2.Origin
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., origin: _Optional[_Union[_records_pb2.Origin, _Mapping]] = ...) -> None: ...
+    completed: _containers.RepeatedCompositeFieldContainer[Completed]
+    release: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[_records_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., origin: _Optional[_Union[_records_pb2.Origin, _Mapping]] = ..., completed: _Optional[_Iterable[_Union[Completed, _Mapping]]] = ..., release: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "name", "software", "running", "finished")
+    __slots__ = ("node_id", "name", "software", "running", "finished", "transport_dtypes")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DTYPES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     software: str
     running: _containers.RepeatedScalarFieldContainer[str]
     finished: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., finished: _Optional[_Iterable[str]] = ...) -> None: ...
+    transport_dtypes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., finished: _Optional[_Iterable[str]] = ..., transport_dtypes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_id", "epoch", "beat_interval_s", "data_plane", "reconnect_within_s")
@@ -87,12 +93,6 @@ class Cancel(_message.Message):
     reason: str
     def __init__(self, task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
-class Release(_message.Message):
-    __slots__ = ("task_ids",)
-    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
-    task_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
-
 class Goodbye(_message.Message):
     __slots__ = ("reason", "come_back_after_s", "job_done")
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -103,18 +103,30 @@ class Goodbye(_message.Message):
     job_done: bool
     def __init__(self, reason: _Optional[str] = ..., come_back_after_s: _Optional[float] = ..., job_done: bool = ...) -> None: ...
 
-class CompleteTaskRequest(_message.Message):
-    __slots__ = ("task_id", "epoch", "reply")
+class Complete(_message.Message):
+    __slots__ = ("task_id", "reply")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
-    epoch: int
     reply: _records_pb2.Reply
-    def __init__(self, task_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., reply: _Optional[_Union[_records_pb2.Reply, _Mapping]] = ...) -> None: ...
 
-class CompleteTaskReply(_message.Message):
-    __slots__ = ("accepted",)
+class Completed(_message.Message):
+    __slots__ = ("task_id", "accepted", "release", "refusal")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
     accepted: bool
-    def __init__(self, accepted: bool = ...) -> None: ...
+    release: bool
+    refusal: Refusal
+    def __init__(self, task_id: _Optional[str] = ..., accepted: bool = ..., release: bool = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("error", "message")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    message: str
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...

@@ -50,18 +50,14 @@ class FleetStub(object):
                 request_serializer=hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobRequest.SerializeToString,
                 response_deserializer=hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobReply.FromString,
                 _registered_method=True)
-        self.CompleteTask = channel.unary_unary(
-                '/hedgerow.v1.Fleet/CompleteTask',
-                request_serializer=hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskRequest.SerializeToString,
-                response_deserializer=hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskReply.FromString,
-                _registered_method=True)
 
 
 class FleetServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Session(self, request_iterator, context):
-        """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks.
+        """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks. Results come back on
+        the same stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,13 +72,6 @@ class FleetServicer(object):
 
     def ResolveBlob(self, request, context):
         """Ask where to read the parameters of a task.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CompleteTask(self, request, context):
-        """Hand in the result of a task. Doing it twice is the same as doing it once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,11 +94,6 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.ResolveBlob,
                     request_deserializer=hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobRequest.FromString,
                     response_serializer=hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobReply.SerializeToString,
-            ),
-            'CompleteTask': grpc.unary_unary_rpc_method_handler(
-                    servicer.CompleteTask,
-                    request_deserializer=hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskRequest.FromString,
-                    response_serializer=hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,33 +177,6 @@ class Fleet(object):
             '/hedgerow.v1.Fleet/ResolveBlob',
             hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobRequest.SerializeToString,
             hedgerow_dot_wire_dot_proto_dot_records__pb2.ResolveBlobReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CompleteTask(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/hedgerow.v1.Fleet/CompleteTask',
-            hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskRequest.SerializeToString,
-            hedgerow_dot_wire_dot_proto_dot_fleet__pb2.CompleteTaskReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,25 +36,25 @@ class FleetStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_fleet_pb2.SessionUp, _fleet_pb2.SessionDown]
-    """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks."""
+    """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks. Results come back on
+    the same stream.
+    """
     StartUpload: _grpc.UnaryUnaryMultiCallable[_records_pb2.StartUploadRequest, _records_pb2.StartUploadReply]
     """Ask where to upload a result's parameters."""
     ResolveBlob: _grpc.UnaryUnaryMultiCallable[_records_pb2.ResolveBlobRequest, _records_pb2.ResolveBlobReply]
     """Ask where to read the parameters of a task."""
-    CompleteTask: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CompleteTaskRequest, _fleet_pb2.CompleteTaskReply]
-    """Hand in the result of a task. Doing it twice is the same as doing it once."""
 
 @_typing.type_check_only
 class FleetAsyncStub(FleetStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_fleet_pb2.SessionUp, _fleet_pb2.SessionDown]  # type: ignore[assignment]
-    """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks."""
+    """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks. Results come back on
+    the same stream.
+    """
     StartUpload: _aio.UnaryUnaryMultiCallable[_records_pb2.StartUploadRequest, _records_pb2.StartUploadReply]  # type: ignore[assignment]
     """Ask where to upload a result's parameters."""
     ResolveBlob: _aio.UnaryUnaryMultiCallable[_records_pb2.ResolveBlobRequest, _records_pb2.ResolveBlobReply]  # type: ignore[assignment]
     """Ask where to read the parameters of a task."""
-    CompleteTask: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CompleteTaskRequest, _fleet_pb2.CompleteTaskReply]  # type: ignore[assignment]
-    """Hand in the result of a task. Doing it twice is the same as doing it once."""
 
 class FleetServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,7 +63,9 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_fleet_pb2.SessionUp],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.SessionDown], _abc.AsyncIterator[_fleet_pb2.SessionDown]]:
-        """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks."""
+        """One connection of a client. The client says Hello first; the server answers Welcome and pushes tasks. Results come back on
+        the same stream.
+        """
 
     @_abc_1.abstractmethod
     def StartUpload(
@@ -80,13 +82,5 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_records_pb2.ResolveBlobReply, _abc.Awaitable[_records_pb2.ResolveBlobReply]]:
         """Ask where to read the parameters of a task."""
-
-    @_abc_1.abstractmethod
-    def CompleteTask(
-        self,
-        request: _fleet_pb2.CompleteTaskRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.CompleteTaskReply, _abc.Awaitable[_fleet_pb2.CompleteTaskReply]]:
-        """Hand in the result of a task. Doing it twice is the same as doing it once."""
 
 def add_FleetServicer_to_server(servicer: FleetServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hedgerow/wire/proto/records.proto\x12\x0bhedgerow.v1\"g\n\x06Scalar\x12\x11\n\x07\x66loat64\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05int64\x18\x02 \x01(\x12H\x00\x12\x11\n\x07\x62oolean\x18\x03 \x01(\x08H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x42\x07\n\x05value\"8\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.hedgerow.v1.Scalar\"$\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"I\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12!\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.BlobH\x00\x42\t\n\x07\x63ontent\"}\n\x0bInstruction\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\"\n\x06\x63onfig\x18\x02 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12-\n\nparameters\x18\x03 \x01(\x0b\x32\x14.hedgerow.v1.PayloadH\x00\x88\x01\x01\x42\r\n\x0b_parameters\"\x96\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12-\n\x0binstruction\x18\x07 \x01(\x0b\x32\x18.hedgerow.v1.Instruction\"\'\n\x06Origin\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x01(\r\"\x84\x02\n\x05Reply\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.hedgerow.v1.Outcome\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\x12\x14\n\x0cnum_examples\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12#\n\x07metrics\x18\x06 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12-\n\nparameters\x18\x07 \x01(\x0b\x32\x14.hedgerow.v1.PayloadH\x00\x88\x01\x01\x12\x12\n\nduration_s\x18\x08 \x01(\x01\x12\x15\n\rworker_deaths\x18\t \x01(\rB\r\n\x0b_parameters\"~\n\nTaskResult\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12!\n\x05reply\x18\x06 \x01(\x0b\x32\x12.hedgerow.v1.Reply\"p\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.hedgerow.v1.NodeState\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x11\n\tlast_seen\x18\x05 \x01(\x01\"Q\n\tDataPlane\x12\x11\n\tblob_port\x18\x01 \x01(\r\x12\x17\n\x0f\x62lob_public_url\x18\x02 \x01(\t\x12\x18\n\x10inline_max_bytes\x18\x03 \x01(\r\"E\n\x12StartUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"f\n\x10StartUploadReply\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x16\n\x0eurl_lifetime_s\x18\x02 \x01(\x01\x12$\n\x04\x64one\x18\x03 \x01(\x0b\x32\x11.hedgerow.v1.BlobH\x00\x88\x01\x01\x42\x07\n\x05_done\"E\n\x12ResolveBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"E\n\x10ResolveBlobReply\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x16\n\x0eurl_lifetime_s\x18\x02 \x01(\x01\x12\x0c\n\x04size\x18\x03 \x01(\x04*\xf4\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x1b\n\x17OUTCOME_NOT_IMPLEMENTED\x10\x02\x12\x16\n\x12OUTCOME_USER_ERROR\x10\x03\x12\x17\n\x13OUTCOME_WORKER_DIED\x10\x04\x12\x1a\n\x16OUTCOME_INVALID_RESULT\x10\x05\x12\x15\n\x11OUTCOME_NODE_LOST\x10\x06\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x07\x12\x15\n\x11OUTCOME_CANCELLED\x10\x08\x12\x13\n\x0fOUTCOME_REFUSED\x10\t*}\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ONLINE\x10\x01\x12\x13\n\x0fNODE_STATE_AWAY\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x13\n\x0fNODE_STATE_LEFT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hedgerow/wire/proto/records.proto\x12\x0bhedgerow.v1\"g\n\x06Scalar\x12\x11\n\x07\x66loat64\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05int64\x18\x02 \x01(\x12H\x00\x12\x11\n\x07\x62oolean\x18\x03 \x01(\x08H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x42\x07\n\x05value\"8\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.hedgerow.v1.Scalar\"$\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"I\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12!\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hedgerow.v1.BlobH\x00\x42\t\n\x07\x63ontent\"\x96\x01\n\x0bInstruction\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\"\n\x06\x63onfig\x18\x02 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12-\n\nparameters\x18\x03 \x01(\x0b\x32\x14.hedgerow.v1.PayloadH\x00\x88\x01\x01\x12\x17\n\x0ftransport_dtype\x18\x04 \x01(\tB\r\n\x0b_parameters\"\x96\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12-\n\x0binstruction\x18\x07 \x01(\x0b\x32\x18.hedgerow.v1.Instruction\"\'\n\x06Origin\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x01(\r\"\x84\x02\n\x05Reply\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.hedgerow.v1.Outcome\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\x12\x14\n\x0cnum_examples\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12#\n\x07metrics\x18\x06 \x03(\x0b\x32\x12.hedgerow.v1.Entry\x12-\n\nparameters\x18\x07 \x01(\x0b\x32\x14.hedgerow.v1.PayloadH\x00\x88\x01\x01\x12\x12\n\nduration_s\x18\x08 \x01(\x01\x12\x15\n\rworker_deaths\x18\t \x01(\rB\r\n\x0b_parameters\"~\n\nTaskResult\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12!\n\x05reply\x18\x06 \x01(\x0b\x32\x12.hedgerow.v1.Reply\"\x8a\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.hedgerow.v1.NodeState\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x11\n\tlast_seen\x18\x05 \x01(\x01\x12\x18\n\x10transport_dtypes\x18\x06 \x03(\t\"Q\n\tDataPlane\x12\x11\n\tblob_port\x18\x01 \x01(\r\x12\x17\n\x0f\x62lob_public_url\x18\x02 \x01(\t\x12\x18\n\x10inline_max_bytes\x18\x03 \x01(\r\"E\n\x12StartUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"f\n\x10StartUploadReply\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x16\n\x0eurl_lifetime_s\x18\x02 \x01(\x01\x12$\n\x04\x64one\x18\x03 \x01(\x0b\x32\x11.hedgerow.v1.BlobH\x00\x88\x01\x01\x42\x07\n\x05_done\"E\n\x12ResolveBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"E\n\x10ResolveBlobReply\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x16\n\x0eurl_lifetime_s\x18\x02 \x01(\x01\x12\x0c\n\x04size\x18\x03 \x01(\x04*\xf4\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x1b\n\x17OUTCOME_NOT_IMPLEMENTED\x10\x02\x12\x16\n\x12OUTCOME_USER_ERROR\x10\x03\x12\x17\n\x13OUTCOME_WORKER_DIED\x10\x04\x12\x1a\n\x16OUTCOME_INVALID_RESULT\x10\x05\x12\x15\n\x11OUTCOME_NODE_LOST\x10\x06\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x07\x12\x15\n\x11OUTCOME_CANCELLED\x10\x08\x12\x13\n\x0fOUTCOME_REFUSED\x10\t*}\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ONLINE\x10\x01\x12\x13\n\x0fNODE_STATE_AWAY\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x13\n\x0fNODE_STATE_LEFT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedgerow.wire.proto.records_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1553
-  _globals['_OUTCOME']._serialized_end=1797
-  _globals['_NODESTATE']._serialized_start=1799
-  _globals['_NODESTATE']._serialized_end=1924
+  _globals['_OUTCOME']._serialized_start=1606
+  _globals['_OUTCOME']._serialized_end=1850
+  _globals['_NODESTATE']._serialized_start=1852
+  _globals['_NODESTATE']._serialized_end=1977
   _globals['_SCALAR']._serialized_start=50
   _globals['_SCALAR']._serialized_end=153
   _globals['_ENTRY']._serialized_start=155
@@ -43,26 +43,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOB']._serialized_end=249
   _globals['_PAYLOAD']._serialized_start=251
   _globals['_PAYLOAD']._serialized_end=324
-  _globals['_INSTRUCTION']._serialized_start=326
-  _globals['_INSTRUCTION']._serialized_end=451
-  _globals['_TASK']._serialized_start=454
-  _globals['_TASK']._serialized_end=604
-  _globals['_ORIGIN']._serialized_start=606
-  _globals['_ORIGIN']._serialized_end=645
-  _globals['_REPLY']._serialized_start=648
-  _globals['_REPLY']._serialized_end=908
-  _globals['_TASKRESULT']._serialized_start=910
-  _globals['_TASKRESULT']._serialized_end=1036
-  _globals['_NODE']._serialized_start=1038
-  _globals['_NODE']._serialized_end=1150
-  _globals['_DATAPLANE']._serialized_start=1152
-  _globals['_DATAPLANE']._serialized_end=1233
-  _globals['_STARTUPLOADREQUEST']._serialized_start=1235
-  _globals['_STARTUPLOADREQUEST']._serialized_end=1304
-  _globals['_STARTUPLOADREPLY']._serialized_start=1306
-  _globals['_STARTUPLOADREPLY']._serialized_end=1408
-  _globals['_RESOLVEBLOBREQUEST']._serialized_start=1410
-  _globals['_RESOLVEBLOBREQUEST']._serialized_end=1479
-  _globals['_RESOLVEBLOBREPLY']._serialized_start=1481
-  _globals['_RESOLVEBLOBREPLY']._serialized_end=1550
+  _globals['_INSTRUCTION']._serialized_start=327
+  _globals['_INSTRUCTION']._serialized_end=477
+  _globals['_TASK']._serialized_start=480
+  _globals['_TASK']._serialized_end=630
+  _globals['_ORIGIN']._serialized_start=632
+  _globals['_ORIGIN']._serialized_end=671
+  _globals['_REPLY']._serialized_start=674
+  _globals['_REPLY']._serialized_end=934
+  _globals['_TASKRESULT']._serialized_start=936
+  _globals['_TASKRESULT']._serialized_end=1062
+  _globals['_NODE']._serialized_start=1065
+  _globals['_NODE']._serialized_end=1203
+  _globals['_DATAPLANE']._serialized_start=1205
+  _globals['_DATAPLANE']._serialized_end=1286
+  _globals['_STARTUPLOADREQUEST']._serialized_start=1288
+  _globals['_STARTUPLOADREQUEST']._serialized_end=1357
+  _globals['_STARTUPLOADREPLY']._serialized_start=1359
+  _globals['_STARTUPLOADREPLY']._serialized_end=1461
+  _globals['_RESOLVEBLOBREQUEST']._serialized_start=1463
+  _globals['_RESOLVEBLOBREQUEST']._serialized_end=1532
+  _globals['_RESOLVEBLOBREPLY']._serialized_start=1534
+  _globals['_RESOLVEBLOBREPLY']._serialized_end=1603
 # @@protoc_insertion_point(module_scope)

@@ -82,14 +82,16 @@ class Payload(_message.Message):
     def __init__(self, inline: _Optional[bytes] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
 class Instruction(_message.Message):
-    __slots__ = ("kind", "config", "parameters")
+    __slots__ = ("kind", "config", "parameters", "transport_dtype")
     KIND_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DTYPE_FIELD_NUMBER: _ClassVar[int]
     kind: str
     config: _containers.RepeatedCompositeFieldContainer[Entry]
     parameters: Payload
-    def __init__(self, kind: _Optional[str] = ..., config: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., parameters: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
+    transport_dtype: str
+    def __init__(self, kind: _Optional[str] = ..., config: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., parameters: _Optional[_Union[Payload, _Mapping]] = ..., transport_dtype: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("task_id", "run_id", "node_id", "round", "sequence", "seed", "instruction")
@@ -156,18 +158,20 @@ class TaskResult(_message.Message):
     def __init__(self, cursor: _Optional[int] = ..., task_id: _Optional[str] = ..., node_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[str] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node_id", "name", "state", "version", "last_seen")
+    __slots__ = ("node_id", "name", "state", "version", "last_seen", "transport_dtypes")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DTYPES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     state: NodeState
     version: int
     last_seen: float
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., last_seen: _Optional[float] = ...) -> None: ...
+    transport_dtypes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., last_seen: _Optional[float] = ..., transport_dtypes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DataPlane(_message.Message):
     __slots__ = ("blob_port", "blob_public_url", "inline_max_bytes")
