@@ -48,8 +48,8 @@ class ConductedFedAvg(Conducted, hg.FedAvg):
     """FedAvg in batches."""
 
 
-def drive(address: str, clients: int, megabytes: int, checkpoints: str, source: str) -> None:
-    """The driver's process. Initial parameters are drawn, or lie in a file."""
+def drive(address: str, clients: int, megabytes: int, checkpoints: str, source: str, transport_dtype: str) -> None:
+    """The driver's process. Initial parameters are drawn, or lie in a file; they travel in a 16-bit float, if one is given."""
     logging.getLogger("hedgerow").setLevel(logging.WARNING)
     model: NDArray
     if source:
@@ -66,15 +66,25 @@ def drive(address: str, clients: int, megabytes: int, checkpoints: str, source: 
     del model  # or this program would hold it for as long as it runs
     config = hg.ServerConfig(num_rounds=1_000_000, seed=1)
     with contextlib.suppress(KeyboardInterrupt):
-        hg.start_driver(server_address=address, strategy=strategy, config=config, checkpoint_dir=checkpoints or None)
+        hg.start_driver(
+            server_address=address,
+            strategy=strategy,
+            config=config,
+            checkpoint_dir=checkpoints or None,
+            transport_dtype=transport_dtype or None,
+        )
 
 
 @dataclass
 class Case:
-    """What was measured of one case: seconds of rounds, and peaks of anonymous memory in MB by kind of process."""
+    """What was measured of one case: seconds of rounds, and peaks of anonymous memory in MB by kind of process.
+
+    ``transport_dtype`` is the 16-bit float in which parameters travel, "" for none.
+    """
 
     clients: int
     megabytes: int
+    transport_dtype: str = ""
     seconds: list[float] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
 
@@ -95,6 +105,7 @@ def rounds_of(case: Case, rounds: int, where: Path | None, *, checkpoint: bool, 
     """Measure some rounds after one that nobody looks at; the memory is that of all of them."""
     with fresh(where) as folder, service(folder, case.clients, site=f"benchmarks.large_site:{site}") as federation:
         words = [federation.driver.text, case.clients, case.megabytes, folder / "run" if checkpoint else "", source]
+        words.append(case.transport_dtype)
         command = [sys.executable, "-m", "benchmarks.large_models", "--drive", *map(str, words)]
         env = {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
         with (
@@ -174,11 +185,11 @@ def main() -> None:
     p.add_argument("--gigabytes", type=int, help="of the largest model; 0 for none (default: 0 when quick, 5 otherwise)")
     p.add_argument("--no-curves", action="store_true")
     p.add_argument("--where", type=Path, help="where the models go (default: the system's folder for temporary files)")
-    p.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
+    p.add_argument("--drive", nargs=6, help=argparse.SUPPRESS)
     options = p.parse_args()
     if options.drive:
-        address, clients, megabytes, checkpoints, source = options.drive
-        drive(address, int(clients), int(megabytes), checkpoints, source)
+        address, clients, megabytes, *others = options.drive
+        drive(address, int(clients), int(megabytes), *others)
         return
     report = new_report("large_models", "Rounds with large models", options)
     for case in options.cases or (QUICK_CASES if options.quick else CASES):
