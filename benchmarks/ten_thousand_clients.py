@@ -33,6 +33,7 @@ from benchmarks.figures import OURS, ROOT, Figure, Report, figure
 from benchmarks.harness import Sampler, anonymous_bytes, cpu_s, new_report, parser
 from hedgerow.certificates import Tls
 from hedgerow.driver import Driver
+from hedgerow.errors import WaitTimeout
 from hedgerow.records import NodeState
 from hedgerow.security import Role
 from hedgerow.testing import Federation, eventually
@@ -256,12 +257,15 @@ class Trial:
         server.start()
         started = time.monotonic()
         eventually(lambda: swarm.sessions < self._clients // 2, STORM, "the clients to notice")
-        eventually(lambda: swarm.sessions == self._clients, STORM, "all clients to be back")
+        try:
+            eventually(lambda: swarm.sessions == self._clients, STORM, "all clients to be back")
+        except WaitTimeout:
+            self._report.note(f"After {STORM.seconds:g} s only {swarm.sessions:,} clients were back{self._suffix}.")
         self.add("all are back after the server was killed", time.monotonic() - started, "s", must=60.0)
         self.add("server's CPU for that", cpu_s(server.pid), "s")
         self.add("server's anonymous memory after that", anonymous_bytes(server.pid) / 1e6, "MB", must=700.0)
         with self._driver() as driver:
-            eventually(lambda: len(driver.nodes()) >= self._clients, ALL_LISTED, "the driver to know all nodes")
+            eventually(lambda: len(driver.nodes()) >= len(nodes), ALL_LISTED, "the driver to know all nodes")
             back = {node.node_id for node in driver.nodes() if node.state is NodeState.ONLINE}
         self.add("clients lost", len(nodes - back) + len(back - nodes), "clients", must=0.0)
 

@@ -16,7 +16,6 @@ from hedgerow.errors import (
     NotFound,
     PermissionDenied,
     Unavailable,
-    WaitTimeout,
 )
 from hedgerow.records import DataPlane, Outcome
 from hedgerow.security import Identity, Role
@@ -32,7 +31,7 @@ from hedgerow.server.openings import Openings
 from hedgerow.server.sessions import NodeSession, Sessions
 from hedgerow.store.changes import Completed, SessionOpened, phase_of
 from hedgerow.store.store import Store
-from hedgerow.waits import Limit, wait
+from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire import convert
 from hedgerow.wire.proto import fleet_pb2, fleet_pb2_grpc, records_pb2
 from hedgerow.wire.status import to_words
@@ -42,7 +41,8 @@ log = logging.getLogger(__name__)
 HELLO = Limit("hello_s", 10.0)
 IN_VAIN = Limit("opened_in_vain_s", None)
 """The store answers or fails within a limit of its own."""
-SILENT_BEATS = 3
+LOOKS_A_BEAT = 4
+"""So many times within each beat it is looked who has fallen silent."""
 MAX_NAME_CHARS = 128
 
 
@@ -79,38 +79,42 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     ) -> None:
         """One connection of a client, until either side ends it."""
         self._gate.check()
-        hello = await self._read_hello(context, who)
-        self._check_room(who)
         session = NodeSession(who)
-        reader: asyncio.Task[None] | None = None
         try:
-            try:
-                async with self._openings.turn():
-                    opened = await self._open(session, hello)
-            except Unavailable as error:
-                if not error.come_back_after_s:
-                    raise
-                goodbye = fleet_pb2.Goodbye(reason=str(error), come_back_after_s=error.come_back_after_s)
-                return await context.write(fleet_pb2.SessionDown(goodbye=goodbye))
-            await context.write(self._welcome(session))
-            for task_id in opened.cancel:
-                await context.write(fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=task_id, reason="it has ended")))
-            if opened.release:
-                session.release(opened.release)
-            for task in opened.assign:
-                log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
-                origin = convert.origin_to_proto(opened.origins[phase_of(task)])
-                await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task), origin=origin))
-            session.heard()
-            reader = asyncio.get_running_loop().create_task(self._read(session, context))
-            await self._write(session, context)
+            if await self._let_in(session, context):
+                await session.serve(lambda: self._read(session, context), context.write)
         finally:
-            if reader is not None:
-                reader.cancel()
             self._sessions.remove(session)
             if session.epoch:
                 # Not awaited here: the call may be cancelled already, and the store must hear of it all the same.
                 self._background.spawn(self._closed(session), f"closing the session of node {session.name}")
+
+    async def _let_in(self, session: NodeSession, context: Context) -> bool:
+        """Open a session and say what there is to say at its beginning; False when the client was told to come back later.
+
+        A part of its own, so that nothing of this is kept for as long as the session lasts.
+        """
+        hello = await self._read_hello(context, session.who)
+        self._check_room(session.who)
+        try:
+            async with self._openings.turn():
+                opened = await self._open(session, hello)
+        except Unavailable as error:
+            if not error.come_back_after_s:
+                raise
+            goodbye = fleet_pb2.Goodbye(reason=str(error), come_back_after_s=error.come_back_after_s)
+            await context.write(fleet_pb2.SessionDown(goodbye=goodbye))
+            return False
+        await context.write(self._welcome(session))
+        for task_id in opened.cancel:
+            await context.write(fleet_pb2.SessionDown(cancel=fleet_pb2.Cancel(task_id=task_id, reason="it has ended")))
+        if opened.release:
+            session.release(opened.release)
+        for task in opened.assign:
+            log.info("Sent %s task %s to node %s", task.instruction.kind, task.task_id, hello.name)
+            origin = convert.origin_to_proto(opened.origins[phase_of(task)])
+            await context.write(fleet_pb2.SessionDown(assign=convert.task_to_proto(task), origin=origin))
+        return True
 
     async def _open(self, session: NodeSession, hello: fleet_pb2.Hello) -> SessionOpened:
         """Open a session in the store; from now on what is pushed reaches it."""
@@ -185,40 +189,38 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         within_s = self._sessions.reconnect_within_s()
         return fleet_pb2.SessionDown(beat=fleet_pb2.Beat(beat_interval_s=session.beat_interval_s, reconnect_within_s=within_s))
 
-    async def _write(self, session: NodeSession, context: Context) -> None:
-        """Push what is queued, with a beat when nothing was for a while; ends with the session."""
-        while True:
-            try:
-                message = await session.next(Limit("beat_interval_s", session.beat_interval_s))
-            except WaitTimeout:
-                silent_s = session.silent_s()
-                if silent_s > SILENT_BEATS * session.beat_interval_s:
-                    log.warning("Node %s has been silent for %.0f s; its session ends", session.name, silent_s)
-                    return
-                message = self._beat(session)
-            if message is None:
-                return
-            await context.write(message)
-
     async def _read(self, session: NodeSession, context: Context) -> None:
         """Take in what the client says until it ends the stream."""
+        loop = asyncio.get_running_loop()
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
-                session.heard()
+                session.last_heard = loop.time()
                 event = message.WhichOneof("event")
-                if event == "complete":
+                if event == "beat":
+                    session.answer(self._beat)
+                elif event == "complete":
                     await session.place()
                     self._background.spawn(self._complete(session, message.complete), "taking in a result")
                 elif event == "leave":
-                    leave: fleet_pb2.Leave = message.leave
-                    bounds.check_reason(leave.reason)
-                    bounds.check_ids("handed_back", leave.handed_back)
-                    log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
-                    await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back), left=True)
+                    await self._leave(session, message.leave)
+                del message  # nothing is kept while nothing comes
         except HedgerowError as error:
             log.warning("The session of node %s ends: %s", session.name, error)
-        finally:
-            session.end()
+
+    async def _leave(self, session: NodeSession, leave: fleet_pb2.Leave) -> None:
+        bounds.check_reason(leave.reason)
+        bounds.check_ids("handed_back", leave.handed_back)
+        log.info("Node %s leaves: %s", session.name, leave.reason, extra={"action": "node_leaves"})
+        await self._store.close_session(session.who.id, session.epoch, list(leave.handed_back), left=True)
+
+    async def watch_silence(self) -> None:
+        """End the sessions of clients that have fallen silent, for ever."""
+        while True:
+            await pause(self._sessions.beat_interval_s() / LOOKS_A_BEAT, "the next look for silent clients")
+            now = asyncio.get_running_loop().time()
+            for session in self._sessions.end_silent(now):
+                silent_s = now - session.last_heard
+                log.warning("Node %s has been silent for %.0f s; its session ends", session.name, silent_s)
 
     async def _opened_in_vain(self, session: NodeSession, opening: asyncio.Future[SessionOpened]) -> None:
         try:

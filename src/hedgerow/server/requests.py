@@ -65,7 +65,9 @@ class _Hurried:
             return None
         forms = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), **forms)
+            # What looks at its callers itself is served as it is: thousands of sessions would each keep one call more.
+            serve = handler.stream_stream if self._guard is nullcontext else self._guarded(handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(serve, **forms)
         serve = self._read_first(name, handler.unary_stream if handler.response_streaming else handler.unary_unary)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(serve, **forms)

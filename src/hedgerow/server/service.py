@@ -68,7 +68,7 @@ class Service:
         self._gate = Gate()
         self._health: list[health.aio.HealthServicer] = []
         self._blobs: BlobPort | None = None
-        self.sessions = Sessions()
+        self.sessions = Sessions(tls=options.certificates is not None)
         self.bells = Bells()
 
     async def start(self) -> None:
@@ -164,6 +164,7 @@ class Service:
         sweeper = Sweeper(store, self.bells, notifier, clock, options)
         self._exits.callback(asyncio.create_task(sweeper.run()).cancel)
         self._exits.callback(asyncio.create_task(admission.watch()).cancel)
+        self._exits.callback(asyncio.create_task(fleet.watch_silence()).cancel)
 
     async def drain(self) -> None:
         """Take no new runs, sessions and transfers, and let the transfers in flight end, for at most ``drain_s``."""

@@ -44,13 +44,8 @@ class Sweeper:
     async def sweep(self) -> None:
         """One pass over everything."""
         now, options = self._clock.now(), self._options
-        lost = await self._store.lose_nodes(now - options.node_lost_s, now - options.node_left_s)
-        for node in lost.nodes:
-            log.warning("Node %s is lost: it did not come back in time", node.name, extra={"action": "node_lost"})
-        if lost.nodes:
-            self._bells.ring("nodes")
-        for run_id in lost.run_ids:
-            self._bells.ring(results_topic(run_id))
+        while await self._lose_nodes(now):
+            pass
         expired = await self._store.expire_tasks(now - options.max_task_s)
         self._notifier.cancelled(expired.run_ids, expired.notify, f"it took longer than {options.max_task_s:g} s")
         await self._store.see_watched_runs()
@@ -59,6 +54,18 @@ class Sweeper:
         for run_id in await self._store.abandoned_runs(now - options.interrupted_kept_s):
             await self._fail(run_id)
         await self._notifier.unlink(await self._store.collect_blobs(now - options.unused_blob_s))
+
+    async def _lose_nodes(self, now: float) -> bool:
+        """Lose some of the nodes that did not come back; whether there may be more. Between two calls others have their turn."""
+        options = self._options
+        lost = await self._store.lose_nodes(now - options.node_lost_s, now - options.node_left_s)
+        for node in lost.nodes:
+            log.warning("Node %s is lost: it did not come back in time", node.name, extra={"action": "node_lost"})
+        if lost.nodes:
+            self._bells.ring("nodes")
+        for run_id in lost.run_ids:
+            self._bells.ring(results_topic(run_id))
+        return lost.more
 
     async def _fail(self, run_id: str) -> None:
         """End a run that nobody has taken up again; what was kept for it is released."""

@@ -43,10 +43,11 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Nodes that are lost now, and the runs that have failed tasks from it."""
+    """Nodes that are lost now, and the runs that have failed tasks from it; ``more``: there may be more such nodes."""
 
     nodes: list[Node]
     run_ids: list[str]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from hedgerow.store.tasks import NEVER, finish, move, open_tasks_of_node, read_t
 from hedgerow.task_states import OPEN, Event, TaskState
 
 _NODES = schema.nodes.c
+LOST_AT_ONCE = 100
+"""So many nodes are lost in one change at most: thousands would keep the changes of everybody else waiting for seconds."""
 
 # Statements that run for every session are built once.
 _ALL = schema.nodes.alias("all_nodes")
@@ -155,16 +157,16 @@ def lose_nodes(connection: Connection, away_before: float, left_before: float, n
         (NodeState.AWAY, away_before, "The node stayed away for too long."),
         (NodeState.LEFT, left_before, "The client was stopped, and not started again in time."),
     ):
-        gone = select(schema.nodes).where(_NODES.state == state.value, _NODES.away_since < before).order_by(_NODES.version)
-        found = connection.execute(gone).all()
+        gone = select(schema.nodes).where(_NODES.state == state.value, _NODES.away_since < before)
+        found = connection.execute(gone.order_by(_NODES.version).limit(LOST_AT_ONCE - len(rows))).all()
         run_ids += _lose(connection, found, why, now)
         rows += found
-    absent = tasks_of_absent_nodes(connection, away_before)
+    absent = tasks_of_absent_nodes(connection, away_before, LOST_AT_ONCE)
     finish(connection, absent, Reply(Outcome.NODE_LOST, "The node did not come back."), now)
     run_ids = list(dict.fromkeys([*run_ids, *(task.run_id for task in absent)]))
     ids = [row.node_id for row in rows]
     lost = connection.execute(select(schema.nodes).where(_NODES.node_id.in_(ids)).order_by(_NODES.version)).all() if ids else []
-    return Lost([_node(row) for row in lost], run_ids)
+    return Lost([_node(row) for row in lost], run_ids, more=LOST_AT_ONCE in (len(rows), len(absent)))
 
 
 def _lose(connection: Connection, rows: Iterable[Row], why: str, now: float) -> list[str]:

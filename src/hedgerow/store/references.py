@@ -19,7 +19,16 @@ from hedgerow.store import quotas, schema
 DIGESTS_A_STATEMENT = 5_000
 _BLOBS, _OWNERS, _REFS = schema.blobs.c, schema.blob_owners.c, schema.blob_refs.c
 _USED_UNTIL = select(_REFS.digest).where(_REFS.run_id == bindparam("run"), _REFS.round <= bindparam("last")).distinct()
-"""Asked in every round: built once."""
+_MINE = (_OWNERS.digest == bindparam("is"), _OWNERS.who == bindparam("whose"))
+_OWNS = select(_OWNERS.who).where(*_MINE)
+_LET_GO = update(schema.blob_owners).where(*_MINE).values(held_since=None)
+# Bytes that are lost must be uploaded again to be named.
+_SIZE_HERE = select(_BLOBS.size).where(_BLOBS.digest == bindparam("is"), _BLOBS.bytes == 0)
+_OF_RUN = (_REFS.digest == bindparam("is"), _REFS.run_id == bindparam("of_run"))
+_USED_BY_RUN = select(_REFS.digest).where(*_OF_RUN).limit(1)
+_USED = select(_REFS.digest).where(*_OF_RUN, _REFS.round == bindparam("in_round"))
+_ADD_USE = insert(schema.blob_refs)
+"""Statements of every round and every result are built once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +51,31 @@ def take(connection: Connection, who: str, blob: Blob, use: Use) -> None:
         PermissionDenied: ``who`` did not upload it, and it is not of this run.
         InvalidArgument: It has another size.
     """
-    is_owner = select(_OWNERS.who).where(_OWNERS.digest == blob.digest, _OWNERS.who == who)
-    owns = connection.execute(is_owner).first() is not None
+    names = {"is": blob.digest, "whose": who, "of_run": use.run_id, "in_round": use.round}
+    owns = connection.execute(_OWNS, names).first() is not None
     of_run = False
     if not owns and who.startswith("driver/"):
         of_run = is_of_run(connection, use.run_id, blob.digest)
-    here = (_BLOBS.digest == blob.digest, _BLOBS.bytes == 0)  # bytes that are lost must be uploaded again to be named
-    size = connection.execute(select(_BLOBS.size).where(*here)).scalar_one_or_none()
+    size = connection.execute(_SIZE_HERE, names).scalar_one_or_none()
     if size is None or not (owns or of_run):
         raise PermissionDenied(f"{who} may not name the blob {blob.digest}: it is not here, or another peer's. Upload it first.")
     if size != blob.size:
         raise InvalidArgument(f"The blob {blob.digest} has {size} bytes, not {blob.size}.")
-    used = select(_REFS.digest).where(_REFS.digest == blob.digest, _REFS.run_id == use.run_id, _REFS.round == use.round)
-    if connection.execute(used).first() is None:
-        connection.execute(insert(schema.blob_refs).values(digest=blob.digest, run_id=use.run_id, round=use.round))
+    if connection.execute(_USED, names).first() is None:
+        connection.execute(_ADD_USE, {"digest": blob.digest, "run_id": use.run_id, "round": use.round})
     if owns:
-        mine = (_OWNERS.digest == blob.digest, _OWNERS.who == who)
-        connection.execute(update(schema.blob_owners).where(*mine).values(held_since=None))
+        connection.execute(_LET_GO, names)
 
 
 def named_again(connection: Connection, who: str, digest: str, run_id: str) -> None:
     """``who`` names a blob once more that a round of the run uses: it need not be held, too."""
     if is_of_run(connection, run_id, digest):
-        mine = (_OWNERS.digest == digest, _OWNERS.who == who)
-        connection.execute(update(schema.blob_owners).where(*mine).values(held_since=None))
+        connection.execute(_LET_GO, {"is": digest, "whose": who})
 
 
 def is_of_run(connection: Connection, run_id: str, digest: str) -> bool:
     """Whether a round of the run that is not released uses the blob."""
-    which = select(_REFS.digest).where(_REFS.digest == digest, _REFS.run_id == run_id).limit(1)
-    return connection.execute(which).first() is not None
+    return connection.execute(_USED_BY_RUN, {"is": digest, "of_run": run_id}).first() is not None
 
 
 def drop(connection: Connection, run_id: str, round: int, keep: frozenset[str]) -> list[str]:

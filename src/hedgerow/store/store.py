@@ -158,7 +158,8 @@ class Store:
     async def lose_nodes(self, away_before: float, left_before: float) -> Lost:
         """Nodes away, or left, since before that time (and since before this store was opened) are lost; their open tasks fail.
 
-        So do open tasks from before ``away_before`` whose nodes never came.
+        So do open tasks from before ``away_before`` whose nodes never came. One call loses a limited number, so that it holds
+        nobody up: ask again while there are more.
         """
         now = self._clock.now()
         # Nobody could come back while the server was down.

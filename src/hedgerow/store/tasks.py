@@ -218,15 +218,15 @@ def open_tasks_of_node(connection: Connection, node_id: str) -> Sequence[Row]:
     return connection.execute(_OPEN_OF_NODE, {"node_id": node_id}).all()
 
 
-def tasks_of_absent_nodes(connection: Connection, created_before: float) -> Sequence[Row]:
-    """Rows of open tasks from before that time for nodes that are lost or were never here."""
+def tasks_of_absent_nodes(connection: Connection, created_before: float, most: int) -> Sequence[Row]:
+    """Rows of open tasks from before that time for nodes that are lost or were never here, so many at most."""
     which = (
         select(schema.tasks)
         .join(schema.nodes, _NODES.node_id == _TASKS.node_id, isouter=True)
         .where(_TASKS.state.in_(_OPEN), _TASKS.created_at < created_before)
         .where(_NODES.node_id.is_(None) | (_NODES.state == NodeState.LOST.value))
     )
-    return connection.execute(which.order_by(_TASKS.position)).all()
+    return connection.execute(which.order_by(_TASKS.position).limit(most)).all()
 
 
 def open_tasks_of_run(connection: Connection, run_id: str, last_round: int) -> Sequence[Row]:

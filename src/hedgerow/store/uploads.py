@@ -24,6 +24,19 @@ _TAKES_PART = (
     .where(_TASKS.run_id == bindparam("run"))
     .limit(1)
 )
+# Statements that run for each transfer are built once.
+_UPLOAD = select(schema.uploads).where(_UPLOADS.upload_id == bindparam("id"))
+_ANNOUNCE = insert(schema.uploads)
+_FINISH = update(schema.uploads).where(_UPLOADS.upload_id == bindparam("id")).values(digest=bindparam("is"))
+_BLOB = select(schema.blobs).where(_BLOBS.digest == bindparam("is"))
+_ADD_BLOB = insert(schema.blobs)
+_HOLD = (
+    update(schema.blob_owners)
+    .where(_OWNERS.digest == bindparam("is"), _OWNERS.who == bindparam("whose"))
+    .values(held_since=bindparam("since"))
+)
+_OWN = insert(schema.blob_owners)
+_NAMED = select(_TASKS.node_id, _TASKS.digest).where(_TASKS.task_id == bindparam("id"))
 
 
 def start_upload(connection: Connection, who: Identity, asked: Upload, run_id: str, limits: quotas.Quotas, now: float) -> Upload:
@@ -42,7 +55,7 @@ def start_upload(connection: Connection, who: Identity, asked: Upload, run_id: s
         limits.check_upload(run, asked.size)
         quotas.hold(connection, run_id, asked.size)
         new = {"upload_id": asked.upload_id, "who": asked.who, "size": asked.size, "run_id": run_id, "asked_at": now}
-        connection.execute(insert(schema.uploads).values(new))
+        connection.execute(_ANNOUNCE, new)
         return asked
     if row.who != asked.who:
         raise AlreadyExists(f"The upload id {asked.upload_id} is taken by another peer. Choose another.")
@@ -71,16 +84,16 @@ def finish_upload(connection: Connection, upload_id: str, digest: str, now: floa
         raise NotFound(f"There is no upload {upload_id}. Announce it first.")
     if row.digest not in (None, digest):
         raise CorruptData(f"The upload {upload_id} was finished with the digest {row.digest}, not {digest}.")
-    blob = connection.execute(select(schema.blobs).where(_BLOBS.digest == digest)).one_or_none()
+    blob = connection.execute(_BLOB, {"is": digest}).one_or_none()
     if blob is None:
-        connection.execute(insert(schema.blobs).values(digest=digest, size=row.size, file=upload_id))
+        connection.execute(_ADD_BLOB, {"digest": digest, "size": row.size, "file": upload_id})
     elif blob.size != row.size:
         raise CorruptData(f"The blob {digest} has {blob.size} bytes, the upload {upload_id} has {row.size}.")
     elif blob.bytes != lost_blobs.Bytes.HERE:
         again = {"file": upload_id, "bytes": lost_blobs.Bytes.HERE.value}
         connection.execute(update(schema.blobs).where(_BLOBS.digest == digest).values(again))
         blob = None  # its own file is the blob's now
-    connection.execute(update(schema.uploads).where(_UPLOADS.upload_id == upload_id).values(digest=digest))
+    connection.execute(_FINISH, {"id": upload_id, "is": digest})
     if row.digest is None:
         _hold(connection, digest, row.who, now)
     return upload_id if blob is not None and blob.file != upload_id else None
@@ -88,14 +101,13 @@ def finish_upload(connection: Connection, upload_id: str, digest: str, now: floa
 
 def _hold(connection: Connection, digest: str, who: str, now: float) -> None:
     """``who`` has these bytes and may name them; they stay until it does, or until the hold is given up."""
-    mine = (_OWNERS.digest == digest, _OWNERS.who == who)
-    if connection.execute(update(schema.blob_owners).where(*mine).values(held_since=now)).rowcount == 0:
-        connection.execute(insert(schema.blob_owners).values(digest=digest, who=who, held_since=now))
+    if connection.execute(_HOLD, {"is": digest, "whose": who, "since": now}).rowcount == 0:
+        connection.execute(_OWN, {"digest": digest, "who": who, "held_since": now})
 
 
 def blob_file(connection: Connection, digest: str) -> tuple[str, int]:
     """See :meth:`hedgerow.store.store.Store.blob_file`."""
-    row = connection.execute(select(schema.blobs).where(_BLOBS.digest == digest)).one_or_none()
+    row = connection.execute(_BLOB, {"is": digest}).one_or_none()
     if row is None:
         raise NotFound(f"There is no blob {digest}. It was released, or never uploaded.")
     lost_blobs.check_here(row)
@@ -104,7 +116,7 @@ def blob_file(connection: Connection, digest: str) -> tuple[str, int]:
 
 def blob_for_client(connection: Connection, node_id: str, task_id: str, digest: str) -> Blob:
     """See :meth:`hedgerow.store.store.Store.blob_for_client`."""
-    task = connection.execute(select(_TASKS.node_id, _TASKS.digest).where(_TASKS.task_id == task_id)).one_or_none()
+    task = connection.execute(_NAMED, {"id": task_id}).one_or_none()
     if task is None or task.node_id != node_id or task.digest != digest:
         raise PermissionDenied(f"No task {task_id} of the node {node_id} names the blob {digest}.")
     return Blob(digest, blob_file(connection, digest)[1])
@@ -133,7 +145,7 @@ def live_files(connection: Connection) -> set[str]:
 
 
 def _find(connection: Connection, upload_id: str) -> Row | None:
-    return connection.execute(select(schema.uploads).where(_UPLOADS.upload_id == upload_id)).one_or_none()
+    return connection.execute(_UPLOAD, {"id": upload_id}).one_or_none()
 
 
 def _upload(row: Row) -> Upload:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from hedgerow.client.session import Rhythm, Session, Standing
@@ -58,6 +60,21 @@ async def test_open_session_learns_that_there_are_more_clients_now(tmp_path: Pat
             await pause(0.01, "a beat")
         session.close()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_session_of_a_client_that_never_beats_ends_and_its_node_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SHORTEST_BEAT_INTERVAL_S", 0.1)
+    async with fleet_api(tmp_path) as (service, stub):
+        call = stub.Session(metadata=(node := Identity.fresh(Role.CLIENT)).metadata())
+        await call.write(fleet_pb2.SessionUp(hello=fleet_pb2.Hello(node_id=node.id, name="a")))
+        welcome = await wait(call.read(), SOON, "the welcome")
+        assert isinstance(welcome, fleet_pb2.SessionDown)
+        assert welcome.HasField("welcome")
+        assert await wait(call.read(), SOON, "the end of the stream") is grpc.aio.EOF, "it gets no beats without its own"
+        assert await call.code() is grpc.StatusCode.OK
+        assert len(service.sessions) == 0
 
 
 async def _read_on(session: Session) -> None:

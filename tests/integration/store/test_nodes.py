@@ -7,6 +7,7 @@ import pytest
 from hedgerow.errors import AlreadyExists, NotFound, Unauthenticated
 from hedgerow.records import NodeState, Outcome, RunState
 from hedgerow.security import Identity
+from hedgerow.store import nodes
 from hedgerow.store.store import Store
 from hedgerow.task_states import TaskState
 from tests.integration.store.conftest import RUN, HeldClock, client, done, driver, fit
@@ -189,6 +190,33 @@ async def test_node_that_stays_away_is_lost_and_its_tasks_fail(store: Store, clo
     (result,) = await store.results_after(RUN, 0, 10)
     assert (result.node_id, result.reply.outcome) == (A.id, Outcome.NODE_LOST)
     assert (await store.lose_nodes(clock.now() - 600, clock.now() - 60)).nodes == []
+
+
+async def test_many_nodes_are_lost_a_few_at_a_time_and_each_once(
+    store: Store, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "LOST_AT_ONCE", 3)
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    who = [client(number) for number in range(8)]
+    for node in who:
+        await store.open_session(node, node.id, [], [])
+        await store.push_tasks(DRIVER, RUN, [fit(node), fit(node, round=2)])
+    for number, node in enumerate(who):
+        await store.close_session(node.id, 1, left=number >= 4)
+    clock.advance(601)
+    lost = []
+    while True:
+        some = await store.lose_nodes(clock.now() - 600, clock.now() - 60)
+        lost.append([node.node_id for node in some.nodes])
+        assert some.run_ids == ([RUN] if some.nodes else [])
+        if not some.more:
+            break
+    assert [len(part) for part in lost] == [3, 3, 2]
+    assert [node_id for part in lost for node_id in part] == [node.id for node in who], (
+        "those that were away, then those that left"
+    )
+    assert {result.reply.outcome for result in await store.results_after(RUN, 0, 100)} == {Outcome.NODE_LOST}
+    assert len(await store.results_after(RUN, 0, 100)) == 16
 
 
 async def test_node_that_left_is_not_available_and_has_a_short_time_to_come_back(store: Store, clock: HeldClock) -> None:
