@@ -5,8 +5,8 @@ tensors that concerns (float32 and float64; integers, bools, complex numbers and
 conversion, block by block, and :class:`NarrowParameters`, which are as they lie in their file and look as they were.
 
 Rounding is to the nearest value, halves to even; float64 goes to bfloat16 through float32. NaN stays NaN. A finite number that is
-too large for the 16-bit float is an error that names its tensor, never an infinity. What is nearer to zero than the smallest
-number becomes zero.
+too large for the 16-bit float is an error that names its tensor, never an infinity. What is nearer to zero than half of the
+smallest number becomes zero.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def converted(name: str, array: NDArray, dtype: np.dtype[Any]) -> Iterator[NDArr
     Raises:
         InvalidArgument: A finite value becomes infinite.
     """
-    flat = array.reshape(-1)
+    flat = np.asarray(array).reshape(-1)  # a np.matrix has no flat form
     out = np.empty(min(BLOCK, flat.size), dtype)
     for start in range(0, flat.size, BLOCK):
         source = flat[start : start + BLOCK]

@@ -136,6 +136,24 @@ def test_a_file_of_narrow_parameters_gives_the_own_dtypes_back(name: str) -> Non
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.linspace(-3, 3, 2 * narrow.BLOCK, dtype=">f4"),
+        np.linspace(-3, 3, 2 * narrow.BLOCK, dtype=">f8"),
+        np.linspace(-3, 3, 4 * narrow.BLOCK, dtype=np.float32)[::2],
+        np.linspace(-3, 3, 2 * narrow.BLOCK, dtype=np.float32).reshape(2, -1).T,
+        np.linspace(-3, 3, 2 * narrow.BLOCK, dtype=np.float32).reshape(2, -1).view(np.matrix),
+        np.frombuffer(bytes(1) + np.linspace(-3, 3, 9, dtype=np.float32).tobytes(), np.uint8)[1:].view(np.float32),
+    ],
+    ids=["big-endian", "big-endian float64", "strided", "transposed", "matrix", "unaligned"],
+)
+def test_arrays_of_any_kind_are_written_as_their_plain_copies(array: NDArray, name: str) -> None:
+    plain = np.array(array, array.dtype.newbyteorder("="), order="C", subok=False)
+    assert tensors.dumps(Parameters({"w": array}), name) == tensors.dumps(Parameters({"w": plain}), name)
+
+
+@BOTH
 def test_writing_in_pieces_writing_again_and_writing_as_it_was(name: str) -> None:
     sent, file = model(), io.BytesIO()
     data = tensors.dumps(sent, name)
