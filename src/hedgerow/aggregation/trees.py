@@ -66,9 +66,9 @@ def parse_boosters(parameters: Parameters) -> list[dict[str, Any]]:
     if not len(parameters):
         raise BadUpdate("The update holds no booster.")
     boosters = []
-    for name, array in parameters.items():
+    for name in parameters:
         try:
-            boosters.append(parse_booster(array))
+            boosters.append(parse_booster(parameters.stored(name)))
         except BadUpdate as error:
             raise BadUpdate(f"The tensor {name!r}: {error}") from None
     return boosters

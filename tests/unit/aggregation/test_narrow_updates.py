@@ -13,6 +13,7 @@ from hedgerow.aggregation.deltas import DeltaSum
 from hedgerow.aggregation.distances import clip_update, squared_distances, squared_norm
 from hedgerow.aggregation.mean import WeightedMean, weighted_mean
 from hedgerow.aggregation.order import coordinate_median, mean_near_median, trimmed_mean
+from hedgerow.aggregation.trees import check_boosters
 from hedgerow.aggregation.updates import UpdateSpec, check_update
 from hedgerow.errors import BadUpdate
 from hedgerow.records import NDArray, Parameters
@@ -115,3 +116,11 @@ def test_values_that_are_not_finite_are_found_in_16_bits(transport_dtype: str, v
     arrived = tensors.view(tensors.dumps(Parameters({"w": array}), transport_dtype))
     with pytest.raises(BadUpdate, match=f"'w' is not finite: element 150000 of 200000 is {value}"):
         check_update(arrived, 1, UpdateSpec())
+
+
+@BOTH
+def test_what_is_no_booster_is_refused_before_it_is_converted(transport_dtype: str) -> None:
+    """A client must not make the driver hold several times the bytes that it sent."""
+    narrow, _ = updates(transport_dtype)
+    with pytest.raises(BadUpdate, match="A booster is a one-dimensional array of uint8"):
+        check_boosters(narrow[0])
