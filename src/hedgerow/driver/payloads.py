@@ -149,12 +149,12 @@ class Payloads:
             return tensors.dumps(parameters, transport_dtype)
         own = None if transport_dtype else self._files.path(parameters)
         path = own or self._new_path()
-        if own is None:
-            with path.open("xb", buffering=0) as file:
-                tensors.write(parameters, file, transport_dtype)
-            copied("parameters to a file", size)
         request = records_pb2.StartUploadRequest(upload_id=secrets.token_hex(16), size=size, run_id=self._run_id)
         try:
+            if own is None:
+                with path.open("xb", buffering=0) as file:
+                    tensors.write(parameters, file, transport_dtype)
+                copied("parameters to a file", size)
             blob = self._persist(lambda peer: peer.upload(path, lambda: self._grant_upload(request)), "upload", threading.Event())
         finally:
             if own is None:
