@@ -223,7 +223,8 @@ class Driver:
         if not wanted or wanted in self.mirror.find([node.node_id]).get(node.node_id, node).transport_dtypes:
             return wanted
         with self._lock:
-            told, self._warned = node.node_id in self._warned, self._warned | {node.node_id}
+            told = node.node_id in self._warned
+            self._warned.add(node.node_id)
         if not told:
             log.warning(
                 "The client of node %s does not know %s: parameters travel to it, and back, in full precision",

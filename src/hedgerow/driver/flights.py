@@ -194,7 +194,10 @@ class DriverFlights:
             return ins
         base = self._as_sent_before.get(ins.parameters)
         if base is None:
-            base = self._as_sent_before[ins.parameters] = self._driver.files.as_sent(ins.parameters, transport_dtype)
+            base = self._driver.files.as_sent(ins.parameters, transport_dtype)
+            if base is ins.parameters:  # noted, it would keep itself alive
+                return ins
+            self._as_sent_before[ins.parameters] = base
             self._driver.adopt(base, payload, transport_dtype)  # it may outlive what it was made of
         return FitIns(base, ins.config)
 

@@ -22,7 +22,7 @@ from hedgerow.aggregation.blocks import MEMORY
 from hedgerow.copies import copied
 from hedgerow.records import Layout, NDArray, Parameters
 from hedgerow.wire import tensors
-from hedgerow.wire.narrow import NarrowParameters
+from hedgerow.wire.narrow import NarrowParameters, narrowed
 
 MIN_BYTES = 1024 * 1024
 """Parameters below this are not worth a file of their own."""
@@ -66,13 +66,16 @@ class ParameterFiles:
         return self._written(lambda file: tensors.write(parameters, file))
 
     def as_sent(self, parameters: Parameters, transport_dtype: str) -> Parameters:
-        """The parameters as a client gets them that is sent them in this 16-bit float ("": the same); large ones in a file.
+        """The parameters as a client gets them that is sent them in this 16-bit float ("": in their own dtypes).
+
+        They are the same ones where they lie as they are sent, else new ones; large ones in a file.
 
         Raises:
             InvalidArgument: A tensor cannot be stored, or has a value that is too large for the 16-bit float.
             OSError: The disk is full.
         """
-        if not transport_dtype or isinstance(parameters, NarrowParameters):
+        travels = narrowed(parameters.layout, transport_dtype)
+        if all(parameters.stored(name).dtype == dtype for name, (_, dtype) in travels.items()):
             return parameters
         if parameters.nbytes < MIN_BYTES:
             return tensors.view(tensors.dumps(parameters, transport_dtype))
@@ -86,7 +89,7 @@ class ParameterFiles:
             self._own(parameters, own)
 
     def path(self, parameters: Parameters) -> Path | None:
-        """The file that holds exactly these parameters; it is there for as long as they are used."""
+        """The file that holds exactly these parameters, in their own dtypes; it is there for as long as they are used."""
         with self._lock:
             return self._paths.get(parameters)
 
@@ -111,7 +114,8 @@ class ParameterFiles:
 
     def _own(self, parameters: Parameters, path: Path) -> None:
         with self._lock:
-            self._paths[parameters] = path
+            if not isinstance(parameters, NarrowParameters):  # their file holds other bytes than they are kept and sent as
+                self._paths[parameters] = path
         weakref.finalize(parameters, path.unlink, missing_ok=True).atexit = False
 
     def _new_path(self) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,21 @@ def test_a_model_that_does_not_fit_is_an_error_at_the_driver(tmp_path: Path) -> 
         run(service, strategy, transport_dtype="float16")
 
 
+def test_parameters_that_do_not_fit_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    w = np.zeros(3 * narrow.BLOCK, np.float32)
+    w[-1] = 7e4
+    model = Parameters({"w": w})
+    with (
+        site(tmp_path, {}) as (service, _),
+        Driver(service.driver_address.text, seed=1, limits=LIMITS, transport_dtype="float16") as driver,
+    ):
+        with pytest.raises(InvalidArgument, match="does not fit into float16"):
+            driver.upload(model, "float16")
+        assert list(tmp_path.glob("hedgerow-driver-*/*")) == []
+        assert isinstance(driver.upload(model, "bfloat16"), Blob)
+
+
 def test_a_run_keeps_its_transport_dtype_when_it_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Dying(FedAvg):
         dies = True
@@ -201,7 +218,10 @@ def test_a_run_keeps_its_transport_dtype_when_it_is_resumed(tmp_path: Path, capl
                 run(service, averaging(Dying), transport_dtype=wrong, resume=tmp_path / "run")
         going_on = averaging(Dying)
         going_on.dies = False  # type: ignore[attr-defined]
+        caplog.clear()
         _, parameters = run(service, going_on, resume=tmp_path / "run")
+        assert "The client of node b does not know bfloat16" in caplog.text
+        assert "The client of node a" not in caplog.text
         np.testing.assert_array_equal(parameters["w"], in_a_loop(knowing, "bfloat16")[1])
         with pytest.raises(RuntimeError, match="dies"):
             run(service, averaging(Dying), checkpoint_dir=tmp_path / "plain")
@@ -244,6 +264,23 @@ def test_an_asynchronous_run_counts_changes_from_what_clients_started_from_also_
     for base in bases:
         np.testing.assert_array_equal(base, rounded)
     np.testing.assert_array_equal(parameters["w"], START)
+
+
+def test_an_asynchronous_run_lets_go_of_versions_that_travel_as_they_are(tmp_path: Path) -> None:
+    class Counting(FedBuff):
+        def fold(self, server_round: int, update: Update) -> bool:
+            bases.append(weakref.ref(update.base))
+            alive.append(sum(base() is not None for base in bases))
+            return super().fold(server_round, update)
+
+    bases: list[weakref.ref[Parameters]] = []
+    alive: list[int] = []
+    strategy = Counting(initial_parameters=Parameters({"n": np.arange(9)}), min_available_clients=1, buffer_size=1, concurrency=1)
+    working = lambda task, parameters: (Parameters({"n": parameters["n"] + 1}), 1, 0.0)  # noqa: E731
+    with site(tmp_path, {"a": KNOWN}, working=working) as (service, _):
+        _, parameters = run(service, strategy, rounds=8, transport_dtype="bfloat16")
+    assert parameters["n"].tolist() == list(range(8, 17))
+    assert max(alive) <= 3
 
 
 def test_the_low_level_driver_sends_each_node_what_it_knows(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hedgerow.driver.parameter_files import MIN_BYTES, ParameterFiles
 from hedgerow.errors import InvalidArgument
 from hedgerow.records import NDArray, Parameters
 from hedgerow.wire import tensors
+from hedgerow.wire.narrow import NarrowParameters
 
 LARGE = MIN_BYTES // 4
 
@@ -100,3 +101,32 @@ def test_a_file_of_others_is_adopted_and_may_go(files: ParameterFiles, tmp_path:
     other = tensors.view(tensors.dumps(model()))
     files.adopt(other, tmp_path / "not there")
     assert files.path(other) is None
+
+
+def test_a_file_in_16_bits_is_not_the_file_of_the_parameters_that_it_gives(files: ParameterFiles, tmp_path: Path) -> None:
+    """That file would be kept as a checkpoint, or be sent to a client that does not know the 16-bit float."""
+    sent = files.as_sent(model(), "bfloat16")
+    assert isinstance(sent, NarrowParameters)
+    assert files.path(sent) is None
+    (narrow,) = files_in(tmp_path)
+    assert narrow.stat().st_size == tensors.nbytes(sent, "bfloat16")
+    filed = files.filed(sent)
+    path = files.path(filed)
+    assert path is not None
+    assert path.read_bytes() == tensors.dumps(sent)
+    del sent, filed
+    gc.collect()
+    assert files_in(tmp_path) == []
+
+
+def test_what_lies_as_it_is_sent_is_not_written_again(files: ParameterFiles, tmp_path: Path) -> None:
+    trees = Parameters({"tree": np.zeros(2 * MIN_BYTES, np.uint8)})
+    assert files.as_sent(trees, "bfloat16") is trees
+    assert files.as_sent(trees, "") is trees
+    sent = tensors.view(tensors.dumps(model(10), "bfloat16"))
+    assert files.as_sent(sent, "bfloat16") is sent
+    assert list(tmp_path.iterdir()) == []
+    again = files.as_sent(sent, "float16")
+    assert isinstance(again, NarrowParameters)
+    assert again.transport_dtype == "float16"
+    assert tensors.dumps(again, "float16") == tensors.dumps(sent, "float16")
