@@ -11,7 +11,7 @@ from hedgerow.client.connection import Connection
 from hedgerow.client.outbox import Entry, Outbox
 from hedgerow.client.session import Session
 from hedgerow.client.task_audit import TaskAudit
-from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, LimitReached, NotFound, WaitTimeout
+from hedgerow.errors import CallerError, CorruptData, Fenced, HedgerowError, LimitReached, NotFound, Unauthenticated, WaitTimeout
 from hedgerow.records import Outcome, Reply
 from hedgerow.waits import Backoff, Limit, pause, wait
 from hedgerow.wire.convert import reply_to_proto
@@ -96,6 +96,10 @@ class Delivery:
                 log.warning("The server does not know the %s (%s); its result is dropped", entry.label, error)
                 self._outbox.remove(task_id)
                 return
+            except Unauthenticated as error:
+                # Not the result is refused but its sender, whose certificate may be renewed.
+                log.debug("The result of the %s could not be sent: %s", entry.label, error)
+                await self._retry(session, backoff.next())
             except (CallerError, CorruptData) as error:
                 fresh_uploads += 1
                 if entry.parameters is not None and fresh_uploads <= MAX_FRESH_UPLOADS:

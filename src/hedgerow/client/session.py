@@ -78,7 +78,7 @@ class Session:
 
     Attributes:
         server_id: Identifies the server's state.
-        epoch: Goes with every call made in this session.
+        epoch: Higher than that of every earlier session of this node.
         data_plane: Where blobs travel.
         rhythm: What the server said last about how to behave.
     """
@@ -91,7 +91,7 @@ class Session:
         self._call = call
         self._writing = asyncio.Lock()
         self._ended = asyncio.Event()
-        self._answers: dict[str, asyncio.Future[fleet_pb2.Completed]] = {}
+        self._answers: dict[str, asyncio.Future[fleet_pb2.Completed | None]] = {}
         self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     @classmethod
@@ -154,19 +154,16 @@ class Session:
             HedgerowError: The server refuses, or the session is over.
             WaitTimeout: It does not answer.
         """
-        answer = self._answers.get(task_id)
-        if answer is None:
-            answer = self._answers[task_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[fleet_pb2.Completed | None] = asyncio.get_running_loop().create_future()
+        self._answers[task_id] = answer
         try:
             await self._say(fleet_pb2.SessionUp(complete=fleet_pb2.Complete(task_id=task_id, reply=reply)))
             completed = await wait(answer, ANSWER, "the server's answer to a result")
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        except asyncio.InvalidStateError:
-            raise _over() from None
         finally:
             if self._answers.get(task_id) is answer:
                 del self._answers[task_id]
+        if completed is None:
+            raise _over()
         if completed.HasField("refusal"):
             raise from_words(completed.refusal.error, completed.refusal.message)
         return completed
@@ -177,8 +174,25 @@ class Session:
             answer.set_result(completed)
 
     async def _say(self, message: fleet_pb2.SessionUp) -> None:
-        async with self._writing:
+        """Write a message. gRPC ends a stream on which a write is cancelled; so who is cancelled here leaves the write alone.
+
+        Raises:
+            Unavailable: The session is over; why, the reader is told.
+        """
+        await self._writing.acquire()
+        await asyncio.shield(asyncio.get_running_loop().create_task(self._write(message)))
+
+    async def _write(self, message: fleet_pb2.SessionUp) -> None:
+        try:
             await self._call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise _over() from None
+        except asyncio.CancelledError:
+            if not self._ended.is_set():
+                raise
+            raise _over() from None
+        finally:
+            self._writing.release()
 
     async def leave(self, reason: str, handed_back: Sequence[str]) -> None:
         """Tell the server that the client is stopping, and wait a moment for it to end the session; events must still be read."""
@@ -201,15 +215,15 @@ class Session:
         self._call.cancel()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(_over())
+                answer.set_result(None)
 
     async def _beat(self) -> None:
         while True:
             await pause(self.rhythm.beat_interval_s, "the interval between beats")
             try:
                 await self._say(fleet_pb2.SessionUp(beat=fleet_pb2.Beat()))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # the reader sees why
+            except Unavailable:
+                return
 
 
 def _over() -> Unavailable:

@@ -38,6 +38,7 @@ class Acknowledgements:
         self._lock = threading.Lock()
         self._owed: driver_pb2.AcknowledgeRoundRequest | None = None
         self._telling = False
+        self._newest = -1
         self._told: Future[None] = Future()
         self._told.set_result(None)
 
@@ -53,6 +54,7 @@ class Acknowledgements:
             if self._told.done():
                 self._told = Future()
                 self._told.set_running_or_notify_cancel()  # whoever waits and gives up takes it from nobody
+            self._newest = max(self._newest, request.round)
             first = self._owed is None
             self._owed = request if self._owed is None else _both(self._owed, request)
         if first:
@@ -69,6 +71,17 @@ class Acknowledgements:
                 return  # who is telling goes on with it
             self._telling = True
         self._connection.spawn(self._tell())
+
+    def settle_before(self, first_round: int) -> None:
+        """Block until all is told of rounds from this one on: tasks that are pushed before that would end with their round.
+
+        Raises:
+            HedgerowError: It could not be told.
+        """
+        with self._lock:
+            ends_them = not self._told.done() and self._newest >= first_round
+        if ends_them:
+            self.settle(ANSWERED)
 
     def settle(self, limit: Limit) -> None:
         """Block until nothing is owed and all is told.

@@ -66,6 +66,9 @@ class Callbacks:
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
         self._callbacks = list(callbacks)
 
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
     def round_ended(self, server_round: int, parameters: Parameters, history: History, manifest: str) -> str:
         """Tell all of them that a round is over; returns why the run should end, or "" to go on."""
         if not self._callbacks:

@@ -102,7 +102,8 @@ class Driver:
         self._connection = Connection(self.address, tls, self.identity, self.limits.call_s)
         self._payloads: Payloads | None = None
         self._watcher: Watcher | None = None
-        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)  # of rounds that are not over
+        # Of the last round that is over, and of later ones.
+        self._sequences: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
         self._lock = threading.Lock()
         self._over = False
         self._retold = Retold()
@@ -242,6 +243,7 @@ class Driver:
             self.mirror.expect(task.task_id)
         self._log_away({task.node_id for task in tasks})
         self._retold.pushed(tasks)
+        self._acknowledgements.settle_before(min((task.round for task in tasks), default=0))
         self._push_all(tasks)
         return list(tasks)
 
@@ -378,7 +380,8 @@ class Driver:
         request.manifest.extend(driver_pb2.ManifestLine(round=at, line=line) for at, line in lines)
         self._retold.acknowledged(round)
         with self._lock:
-            for over in [counted for counted in self._sequences if counted <= round]:
+            # Not of this one: who makes a task of it now must not get the id of an earlier one.
+            for over in [counted for counted in self._sequences if counted < round]:
                 del self._sequences[over]
         self._acknowledgements.owe(request)
         if not later or self._payloads.has_blobs:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 MAX_LINES = 1_000
+MAX_LINES_BYTES = 4 * 1024 * 1024
+"""They go in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +163,16 @@ class RunFolder:
         return checkpoint
 
     def manifest_from(self, server_round: int) -> list[tuple[int, str]]:
-        """The manifest's lines of this round and later ones, at most the last thousand, each with its round."""
+        """The manifest's lines of this round and later ones, each with its round: the last ones, as many as go in a message."""
         lines = self._manifest.read_text(encoding="utf-8").splitlines() if self._manifest.exists() else []
+        lines, size = lines[-MAX_LINES:], 0
+        for index in reversed(range(len(lines))):
+            size += len(lines[index].encode())
+            if size > MAX_LINES_BYTES:
+                lines = lines[index + 1 :]
+                break
         with unpacking(self._manifest):
-            numbered = [(of_type(json.loads(line)["round"], int), line) for line in lines[-MAX_LINES:]]
+            numbered = [(of_type(json.loads(line)["round"], int), line) for line in lines]
         return [(number, line) for number, line in numbered if number >= server_round]
 
     def prepare_checkpoint(self, checkpoint: Checkpoint, cursor: int, file: Path | None = None) -> PreparedCheckpoint:

@@ -218,6 +218,8 @@ class Server:
             if rounds is not None:
                 checkpoint = replace(checkpoint, cursor=rounds.cursor, pending=rounds.flights.pending)
             self._record.write(checkpoint, kept)
+            if self._callbacks:  # they are told of a round that is kept
+                self._record.settle()
         return manifest
 
     def _filed(self, parameters: Parameters) -> Parameters:

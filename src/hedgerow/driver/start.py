@@ -95,7 +95,7 @@ def start_driver(
     config = config or ServerConfig()
     config.check()
     if server is None:
-        manager = client_manager or SimpleClientManager(limits.wait_for_clients_s)
+        manager = SimpleClientManager(limits.wait_for_clients_s) if client_manager is None else client_manager
         server = Server(client_manager=manager, strategy=strategy)
     elif strategy is not None or client_manager is not None:
         log.warning("Both a server and a strategy or client_manager were given; the server's own are used")

@@ -39,10 +39,6 @@ from hedgerow.wire.status import to_words
 log = logging.getLogger(__name__)
 
 HELLO = Limit("hello_s", 10.0)
-RESULTS_AT_ONCE = 32
-"""Of one client; it sends the next one when one of them is stored."""
-IN_HAND = Limit("results_in_hand_s", None)
-"""As :data:`IN_VAIN`."""
 IN_VAIN = Limit("opened_in_vain_s", None)
 """The store answers or fails within a limit of its own."""
 LOOKS_A_BEAT = 4
@@ -195,7 +191,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     async def _read(self, session: NodeSession, context: Context) -> None:
         """Take in what the client says until it ends the stream."""
-        loop, in_hand = asyncio.get_running_loop(), asyncio.Semaphore(RESULTS_AT_ONCE)
+        loop = asyncio.get_running_loop()
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 session.last_heard = loop.time()
@@ -203,8 +199,8 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 if event == "beat":
                     session.answer(self._beat)
                 elif event == "complete":
-                    await wait(in_hand.acquire(), IN_HAND, "a result of the same client to be stored")
-                    self._background.spawn(self._complete(session, message.complete, in_hand), "taking in a result")
+                    await session.place()
+                    self._background.spawn(self._complete(session, message.complete), "taking in a result")
                 elif event == "leave":
                     await self._leave(session, message.leave)
                 del message  # nothing is kept while nothing comes
@@ -268,7 +264,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             blob = await self._store.blob_for_client(who.id, request.task_id, convert.check_digest(request.digest))
         return self._grants.download(who, blob)
 
-    async def _complete(self, session: NodeSession, message: fleet_pb2.Complete, in_hand: asyncio.Semaphore) -> None:
+    async def _complete(self, session: NodeSession, message: fleet_pb2.Complete) -> None:
         """Take in the result of a task, once, and say what became of it."""
         answer, about = fleet_pb2.Completed(task_id=message.task_id), dict[str, str]()
         outcome = "cancelled"
@@ -286,7 +282,6 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             answer.refusal.error, answer.refusal.message = to_words(failure)
             outcome = "failed"
         finally:
-            in_hand.release()
             self.admission.note(session.who.label, "CompleteTask", outcome, message, about)
         session.completed(answer)
 

@@ -22,6 +22,10 @@ a node is lost by default."""
 RECONNECTS_PER_S = 500
 TLS_RECONNECTS_PER_S = 200
 """With handshakes. If more came than get on, they would time out in the middle, and come again."""
+RESULTS_AT_ONCE = 32
+"""Results of one client that are being stored, or of which it is not told yet what became of them; it waits with more."""
+A_PLACE = Limit("results_at_once", None)
+"""The store answers or fails within a limit of its own, and the client is told as fast as it reads."""
 ANSWERS_WAIT_S = 0.05
 """So long what became of results waits for a message to travel with: nobody waits for it, and the next task is often near."""
 SILENT_BEATS = 3
@@ -39,10 +43,13 @@ class NodeSession:
     __slots__ = (
         "_completed",
         "_ending",
+        "_in_hand",
         "_outgoing",
+        "_place",
         "_release",
         "_serving",
         "_telling",
+        "_untold",
         "_write",
         "_writing",
         "beat_interval_s",
@@ -62,10 +69,22 @@ class NodeSession:
         self._completed: dict[str, fleet_pb2.Completed] = {}
         self._release: list[str] = []
         self._telling: asyncio.TimerHandle | None = None
+        self._in_hand = self._untold = 0
+        self._place: asyncio.Future[None] | None = None
         self._ending = False
         self._write: Callable[[fleet_pb2.SessionDown], Awaitable[None]] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[Any] | None = None
+
+    async def place(self) -> None:
+        """Wait until one more result of this client can be taken in; :meth:`completed` must follow. One waits at a time."""
+        if self._in_hand >= RESULTS_AT_ONCE:
+            self._place = asyncio.get_running_loop().create_future()
+            try:
+                await wait(self._place, A_PLACE, "the client to be told what became of its results")
+            finally:
+                self._place = None
+        self._in_hand += 1
 
     def push(self, message: fleet_pb2.SessionDown) -> None:
         """Queue a message for the client."""
@@ -75,13 +94,17 @@ class NodeSession:
     def completed(self, answer: fleet_pb2.Completed) -> None:
         """Tell the client what became of a result, with the next message or a moment later."""
         self._completed[answer.task_id] = answer
-        self._tell_soon()
+        self._untold += 1
+        if self._untold == RESULTS_AT_ONCE // 2:  # it has more to hand in, and needs places for that
+            self._tell()
+        else:
+            self._tell_soon()
 
     def release(self, task_ids: Iterable[str]) -> None:
         """Tell the client that it need not keep these results, with the next message or a moment later."""
         for task_id in task_ids:
             answer = self._completed.get(task_id)
-            if answer is None:
+            if answer is None or answer.HasField("refusal"):
                 self._release.append(task_id)
             else:
                 answer.release = True
@@ -110,6 +133,8 @@ class NodeSession:
 
     def is_silent(self, now: float) -> bool:
         """Whether several beats in a row have not come; ``now`` is the event loop's time."""
+        if self._in_hand >= RESULTS_AT_ONCE:
+            self.last_heard = now  # nobody listens to it
         return self._serving is not None and now - self.last_heard > SILENT_BEATS * self.beat_interval_s
 
     async def serve(self, read: Callable[[], Awaitable[None]], write: Callable[[fleet_pb2.SessionDown], Awaitable[None]]) -> None:
@@ -147,6 +172,8 @@ class NodeSession:
             self._telling = asyncio.get_running_loop().call_later(ANSWERS_WAIT_S, self._tell)
 
     def _tell(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         self._telling = None
         if self._completed or self._release:
             self.push(fleet_pb2.SessionDown())
@@ -161,10 +188,7 @@ class NodeSession:
             while self._outgoing:
                 messages, self._outgoing = self._outgoing, []
                 for message in messages:
-                    if self._completed or self._release:
-                        message.completed.extend(self._completed.values())
-                        message.release.extend(self._release)
-                        self._completed, self._release = {}, []
+                    self._add_answers(message)
                     await write(message)
             over = self._ending
             self._writing = None  # where it failed it is left, so that whoever serves finds out why
@@ -172,6 +196,16 @@ class NodeSession:
             if over and self._serving is not None:
                 serving, self._serving = self._serving, None
                 serving.cancel()
+
+    def _add_answers(self, message: fleet_pb2.SessionDown) -> None:
+        if self._completed or self._release:
+            message.completed.extend(self._completed.values())
+            message.release.extend(self._release)
+            self._completed, self._release = {}, []
+            self._in_hand -= self._untold
+            self._untold = 0
+            if self._place is not None and not self._place.done():
+                self._place.set_result(None)
 
 
 class Sessions:

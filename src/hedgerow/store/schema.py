@@ -48,6 +48,8 @@ from hedgerow.errors import ConfigError
 from hedgerow.records import NodeState
 
 VERSION = 6
+MIN_SQLITE = (3, 35, 0)
+"""The first that can answer with the rows that a statement has changed."""
 LOCK_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock on the database."""
 
@@ -215,8 +217,13 @@ def open_database(url: str, now: float) -> tuple[Engine, Engine, Found]:
         An engine for the writer, one for the reader, and what the database says about itself.
 
     Raises:
-        ConfigError: It cannot be opened, or is of another version, or is not Hedgerow's.
+        ConfigError: It cannot be opened, or is of another version, or is not Hedgerow's; or Python's SQLite is too old.
     """
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
+        raise ConfigError(
+            f"This Python has SQLite {sqlite3.sqlite_version}; the server needs {'.'.join(map(str, MIN_SQLITE))} or newer. "
+            "Use a Python that comes with it."
+        )
     path = _path_of(url)
     with contextlib.suppress(OSError):  # it is there, or what opens it says why not
         # It holds updates and the key of signed URLs, in whatever folder. SQLite gives its journal the same mode.

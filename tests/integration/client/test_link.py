@@ -340,7 +340,10 @@ async def test_another_server_is_sent_what_the_first_one_had_accepted(fleet: Fak
 
 
 async def test_a_result_is_sent_again_until_the_server_can_take_it(fleet: FakeFleet, site: Site) -> None:
-    fleet.refuse["complete"] = [errors.Unavailable("busy"), errors.LimitReached("disk full"), errors.HedgerowError("bug")]
+    fleet.refuse["complete"] = [
+        *(errors.Unavailable("busy"), errors.LimitReached("disk full"), errors.HedgerowError("bug")),
+        errors.Unauthenticated("The certificate has been revoked."),
+    ]
     (await fleet.session()).push(assign=task(1))
     (reply,) = await fleet.replies(1)
     assert reply.outcome is Outcome.OK

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow.driver import Driver, DriverLimits, Server, ServerConfig, SimpleClientManager, start_driver
+from hedgerow.driver import Callback, Driver, DriverLimits, RoundEnd, Server, ServerConfig, SimpleClientManager, start_driver
 from hedgerow.driver.checkpoint import PreparedCheckpoint
 from hedgerow.driver.run_folder import RunFolder
 from hedgerow.errors import NotFound
-from hedgerow.records import Blob, FitIns, Kind, Parameters, Task
+from hedgerow.records import Blob, Code, FitIns, GetPropertiesIns, Kind, Parameters, Task
 from hedgerow.sampling import task_seed
+from hedgerow.security import Identity
+from hedgerow.store.store import Store
 from hedgerow.strategy import FedAvg
+from hedgerow.waits import Limit, wait_condition
 from hedgerow.wire import tensors
 from tests.integration.driver.fleet_client import fleet
 
@@ -34,7 +37,7 @@ def work(task: Task, parameters: Parameters) -> tuple[Parameters | None, int, fl
         return Parameters({"w": np.zeros(SIZE, np.float32)}), 0, 0.0
     if task.instruction.kind == "evaluate":
         return None, 3, float(parameters["w"].mean())
-    noise = np.random.default_rng(task.seed).standard_normal(SIZE).astype(np.float32)
+    noise = np.random.default_rng(task.seed).standard_normal(parameters["w"].size).astype(np.float32)
     return Parameters({"w": parameters["w"] + noise}), 1 + task.seed % 5, 0.0
 
 
@@ -96,6 +99,47 @@ def test_blobs_of_a_round_are_released_when_it_is_over(tmp_path: Path, transit: 
     with fleet(tmp_path, work, ["a", "b", "c"]) as (service, _):
         train(service.driver_address.text, 4, 5, Counting())
     assert left == [1, 1, 1, 1], "only the current parameters stay"
+
+
+def test_callback_may_ask_clients_although_the_round_is_acknowledged(
+    tmp_path: Path, transit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged, changed = {-1}, threading.Condition()
+    acknowledge_round = Store.acknowledge_round
+
+    async def noted(self: Store, who: Identity, run_id: str, round: int, *args: Any) -> Any:
+        done = await acknowledge_round(self, who, run_id, round, *args)
+        with changed:
+            acknowledged.add(round)
+            changed.notify_all()
+        return done
+
+    def hesitant(task: Task, parameters: Parameters) -> tuple[Parameters | None, int, float]:
+        """Answers what is asked when a round is over only when that is told."""
+        if task.instruction.kind != "get_properties":
+            return work(task, parameters)
+        with changed:
+            wait_condition(changed, lambda: task.round in acknowledged, Limit("test_s", 10), "the acknowledgement")
+        return None, 0, 0.0
+
+    class Asking(Callback):
+        def on_round_end(self, end: RoundEnd) -> None:
+            for client in manager.all().values():
+                answers.append(client.get_properties(GetPropertiesIns({}), 10.0).status.code)
+
+    monkeypatch.setattr(Store, "acknowledge_round", noted)
+    manager, answers = SimpleClientManager(10), list[Code]()
+    with fleet(tmp_path, hesitant, ["a", "b"]) as (service, _):
+        start_driver(
+            server_address=service.driver_address.text,
+            strategy=FedAvg(initial_parameters=Parameters({"w": np.zeros(3, np.float32)}), fraction_evaluate=0.0),
+            client_manager=manager,
+            config=ServerConfig(num_rounds=2, seed=5),
+            limits=LIMITS,
+            checkpoint_dir=tmp_path / "run",
+            callbacks=[Asking()],
+        )
+    assert answers[-4:] == [Code.OK] * 4, "clients may come after the first parameters are there"
 
 
 class Personal(FedAvg):

@@ -466,6 +466,21 @@ def test_low_level_driver_gives_results_as_they_arrive(server: FakeServer) -> No
     assert server.api.ended == (RunState.FINISHED, "")
 
 
+def test_a_task_of_a_round_that_is_over_is_another_one(server: FakeServer) -> None:
+    with Driver(server.address, seed=1, limits=QUICK) as driver:
+        driver.wait_for_nodes(3)
+        node, *_ = driver.nodes()
+        asked = [driver.task(node, Kind.FIT, round=1, parameters=MODEL)]
+        driver.acknowledge(1, later=True)
+        asked.append(driver.task(node, Kind.FIT, round=1, parameters=MODEL))
+        list(driver.results(driver.push(asked)))
+        assert asked[0].task_id != asked[1].task_id
+        assert driver.sequences(1) == [(node.node_id, "fit", 2)]
+        driver.acknowledge(2)
+        assert driver.sequences(1) == []
+    assert server.api.calls.index("AcknowledgeRound") < server.api.calls.index("PushTasks")
+
+
 def test_wait_for_results_has_the_limit_that_is_given() -> None:
     with FakeServer(lambda task: None, ["a"]) as fake, Driver(fake.address, limits=QUICK) as driver:
         tasks = driver.push([driver.task(node, "custom", round=1) for node in driver.nodes()])

@@ -6,21 +6,23 @@ import asyncio
 import shutil
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert
 from sqlalchemy.exc import OperationalError
 
-from hedgerow.errors import ConfigError, HedgerowError, LimitReached, NotFound, Unavailable
-from hedgerow.records import NodeState, RunState, Task
-from hedgerow.store import schema
+from hedgerow.errors import ConfigError, Fenced, HedgerowError, LimitReached, NotFound, PermissionDenied, Unavailable
+from hedgerow.records import NodeState, Outcome, Reply, RunState, Task
+from hedgerow.security import Identity
+from hedgerow.store import schema, tasks
 from hedgerow.store.schema import VERSION
 from hedgerow.store.store import Store
 from hedgerow.task_states import TaskState
 from tests.integration.store.conftest import RUN, HeldClock, client, done, driver, fit, upload
 
-A, DRIVER = client(1), driver()
+A, B, DRIVER = client(1), client(2), driver()
 
 
 def url(path: Path) -> str:
@@ -118,6 +120,15 @@ def test_url_that_cannot_be_used_is_refused(bad: str, clock: HeldClock) -> None:
         Store.open(bad, clock)
 
 
+def test_sqlite_that_is_too_old_is_refused_and_nothing_is_made(
+    path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigError, match=r"needs 3\.35\.0 or newer"):
+        Store.open(url(path), clock)
+    assert not path.exists()
+
+
 def test_missing_folder_and_folder_in_place_of_a_file_are_refused(tmp_path: Path, clock: HeldClock) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         Store.open(url(tmp_path / "missing" / "db.sqlite3"), clock)
@@ -183,6 +194,68 @@ async def test_failing_change_in_a_batch_fails_alone(store: Store) -> None:
     assert await store._read(lambda c: c.execute(schema.meta.select().where(schema.meta.c.key == "half")).first()) is None
     totals = store.commit_totals()
     assert (totals.commits - before.commits, totals.changes - before.changes) == (2, 8)  # the gate, then all in one
+
+
+async def _handed_in(store: Store, *handed: tuple[Identity, int, str, Reply]) -> list[object]:
+    """What becomes of results that are stored together: accepted, or the class of the refusal, in their order."""
+    async with Gate(store):
+        answers = [asyncio.ensure_future(store.complete_task(who.id, epoch, task, reply)) for who, epoch, task, reply in handed]
+    gathered = await asyncio.gather(*answers, return_exceptions=True)
+    return [type(answer) if isinstance(answer, BaseException) else answer.accepted for answer in gathered]
+
+
+async def _with_tasks(store: Store) -> list[Task]:
+    await store.create_run(DRIVER, RUN, "demo", 1)
+    await store.open_session(A, "a", [], [])
+    await store.open_session(B, "b", [], [])
+    tasks = [fit(node, sequence=n) for n in range(2) for node in (A, B)]
+    await store.push_tasks(DRIVER, RUN, tasks)
+    return tasks
+
+
+async def test_of_results_that_are_stored_together_each_has_its_own_answer(store: Store) -> None:
+    told: list[object] = []
+    store.watch(lambda run_id, results: told.extend(results or ["to be read"]))
+    a0, b0, a1, b1 = (task.task_id for task in await _with_tasks(store))
+    foreign = await upload(store, B, 1)
+    own = await upload(store, A, 2)
+    answers = await _handed_in(
+        store,
+        (B, 1, b1, done(loss=1.0)),
+        (A, 1, "0" * 32, done()),
+        (A, 1, a0, done(foreign)),
+        (A, 2, a1, done()),
+        (A, 1, a0, done(own, loss=2.0)),
+        (A, 1, a0, done(loss=3.0)),
+        (B, 1, a1, done()),
+        (A, 1, a1, done(b"inline", loss=4.0)),
+        (B, 1, b0, Reply(Outcome.USER_ERROR, "no data")),
+    )
+    assert answers == [True, NotFound, PermissionDenied, Fenced, True, False, NotFound, True, True]
+    results = await store.results_after(RUN, 0, 10)
+    assert [(result.task_id, result.reply.loss) for result in results] == [(b1, 1.0), (a0, 2.0), (a1, 4.0), (b0, 0.0)]
+    assert [result.reply.parameters for result in results] == [None, own, b"inline", None]
+    assert told == results, "each once, as it is read"
+
+
+async def test_results_that_cannot_be_stored_together_are_stored_one_by_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    store.watch(lambda run_id, results: told.extend(results or ["to be read"]))
+    a0, b0, *_ = (task.task_id for task in await _with_tasks(store))
+    finish_each = tasks.finish_each
+
+    def alone(connection: Connection, ends: Sequence[tasks.End]) -> None:
+        finish_each(connection, ends)
+        if len(ends) > 1:
+            raise ValueError("not together")
+
+    monkeypatch.setattr(tasks, "finish_each", alone)
+    assert await _handed_in(store, (A, 1, a0, done()), (A, 1, "0" * 32, done()), (B, 1, b0, done())) == [True, NotFound, True]
+    results = await store.results_after(RUN, 0, 10)
+    assert [result.task_id for result in results] == [a0, b0]
+    assert told == results
 
 
 async def test_change_that_fails_alone_in_its_transaction_is_undone(store: Store) -> None:

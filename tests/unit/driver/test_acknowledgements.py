@@ -182,3 +182,14 @@ def test_with_much_to_tell_the_next_one_waits(wire: Wire, monkeypatch: pytest.Mo
         acknowledgements.owe(over(round))
     acknowledgements.settle(LONG)
     assert wire.rounds == [1, 2, 3]
+
+
+def test_tasks_of_a_round_that_is_over_wait_until_that_is_told(wire: Wire) -> None:
+    acknowledgements = owed(wire)
+    acknowledgements.owe(over(1))
+    acknowledgements.settle_before(2)
+    assert wire.rounds == [], "tasks of later rounds do not wait"
+    acknowledgements.settle_before(1)
+    assert wire.rounds == [1]
+    wire.answers.clear()
+    acknowledgements.settle_before(1)

@@ -54,6 +54,22 @@ class Record:
         pass
 
 
+class LaterRecord(Record):
+    """Keeps a round when somebody waits for that."""
+
+    def __init__(self, notes: Notes) -> None:
+        super().__init__(notes)
+        self._waiting: list[tuple[Checkpoint, Callable[[], None]]] = []
+
+    def write(self, checkpoint: Checkpoint, kept: Callable[[], None]) -> None:
+        self.settle()
+        self._waiting.append((checkpoint, kept))
+
+    def settle(self) -> None:
+        while self._waiting:
+            super().write(*self._waiting.pop())
+
+
 def run(
     *callbacks: Callback,
     rounds: int = 7,
@@ -79,9 +95,10 @@ def run(
     return server
 
 
-def test_callbacks_are_called_when_the_round_is_kept() -> None:
+@pytest.mark.parametrize("kind", [Record, LaterRecord])
+def test_callbacks_are_called_when_the_round_is_kept(kind: Callable[[Notes], Record]) -> None:
     notes = Notes()
-    run(notes, rounds=2, record=Record(notes))
+    run(notes, rounds=2, record=kind(notes))
     assert notes.calls == ["checkpoint 0", 0, "checkpoint 1", 1, "checkpoint 2", 2, "end"]
 
 

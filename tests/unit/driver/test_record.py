@@ -124,7 +124,9 @@ def test_closing_waits_and_only_tells_of_an_error(rounds: Rounds, caplog: pytest
     assert "disk full" in caplog.text
 
 
-def test_of_small_rounds_that_come_fast_the_newest_is_kept_and_all_are_acknowledged(rounds: Rounds) -> None:
+def test_of_small_rounds_that_come_fast_the_newest_is_kept_and_all_are_acknowledged(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(1, 5):
         rounds.write(number, Parameters({"w": np.full(3, number)}), manifest=f'{{"round":{number}}}')
     rounds.folder.may.set()
@@ -136,6 +138,8 @@ def test_of_small_rounds_that_come_fast_the_newest_is_kept_and_all_are_acknowled
     assert found is not None
     assert (found.round, found.parameters["w"].tolist()) == (4, [4, 4, 4])
     assert rounds.folder.manifest_from(3) == [(3, '{"round":3}'), (4, '{"round":4}')]
+    monkeypatch.setattr("hedgerow.driver.run_folder.MAX_LINES_BYTES", 20)
+    assert rounds.folder.manifest_from(3) == [(4, '{"round":4}')], "no more than go in a message"
 
 
 def test_an_error_of_a_round_that_stood_for_others_is_raised_and_none_is_acknowledged(rounds: Rounds) -> None:

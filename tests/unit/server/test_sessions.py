@@ -1,4 +1,4 @@
-"""What the number of sessions means for the pace of all, and how one session is served."""
+"""What the number of sessions means for the pace of all, how one session is served, and what it keeps for a client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from hedgerow.security import Identity, Role
-from hedgerow.server.sessions import NodeSession, Sessions
+from hedgerow.server.sessions import RESULTS_AT_ONCE, NodeSession, Sessions
 from hedgerow.waits import Limit, pause, wait
 from hedgerow.wire.proto import fleet_pb2, records_pb2
 
@@ -181,3 +181,56 @@ async def test_session_ends_after_what_became_of_results() -> None:
     session.end()
     await wait(serving, SOON, "the session to end")
     assert stream.messages == [fleet_pb2.SessionDown(completed=[fleet_pb2.Completed(task_id="task0001")])]
+
+
+async def test_client_that_is_told_nothing_can_hand_in_no_more_than_so_many_results() -> None:
+    session, stream, serving = await served()
+    stream.free.clear()
+    session.push(CANCEL)  # which it does not take
+    await turns()
+    for number in range(RESULTS_AT_ONCE):
+        await wait(session.place(), SOON, "a place")
+        if number % 2:
+            session.completed(fleet_pb2.Completed(task_id=f"task{number % 4:04d}"))  # the same ones again and again
+    another = asyncio.create_task(session.place())
+    await turns()
+    assert not another.done()
+    stream.free.set()
+    await stream.until(2)
+    assert [completed.task_id for completed in stream.messages[1].completed] == ["task0001", "task0003"]
+    await wait(another, SOON, "a place")
+    session.end()
+    await wait(serving, SOON, "the session to end")
+
+
+async def test_client_that_has_as_many_results_in_hand_as_it_may_is_not_silent() -> None:
+    session, _, serving = await served()
+    later = session.last_heard + 1_000.0
+    assert session.is_silent(later)
+    for _ in range(RESULTS_AT_ONCE):
+        await wait(session.place(), SOON, "a place")
+    assert not session.is_silent(later), "nobody listens to it"
+    session.end()
+    await wait(serving, SOON, "the session to end")
+
+
+async def test_many_answers_do_not_wait_for_a_message_to_travel_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hedgerow.server.sessions.ANSWERS_WAIT_S", 3600.0)
+    session, stream, serving = await served()
+    for number in range(RESULTS_AT_ONCE // 2):
+        session.completed(fleet_pb2.Completed(task_id=f"task{number:04d}"))
+    await stream.until(1)
+    assert len(stream.messages[0].completed) == RESULTS_AT_ONCE // 2
+    session.end()
+    await wait(serving, SOON, "the session to end")
+
+
+async def test_release_is_not_lost_in_a_refusal() -> None:
+    session, stream, serving = await served()
+    refused = fleet_pb2.Completed(task_id="task0001", refusal=fleet_pb2.Refusal(error="LimitReached"))
+    session.completed(refused)
+    session.release(["task0001"])
+    await stream.until(1)
+    assert stream.messages == [fleet_pb2.SessionDown(completed=[refused], release=["task0001"])]
+    session.end()
+    await wait(serving, SOON, "the session to end")
