@@ -296,13 +296,13 @@ def resident_bytes(pid: int) -> int:
 def main() -> None:
     """Measure and write the figures."""
     made = parser(__doc__)
-    made.add_argument("--clients", type=int, help="how many (default: 10,000; 1,000 with --quick)")
+    made.add_argument("--clients", type=int, help="how many (default: 10,000; 400 with --quick)")
     made.add_argument("--tls", choices=("both", "without", "only"), default="both")
-    made.add_argument("--idle", type=float, help="seconds to look at the idle server (default: 60; 20 with --quick)")
+    made.add_argument("--idle", type=float, help="seconds to look at the idle server (default: 60; 10 with --quick)")
     options = made.parse_args()
     logging.getLogger("hedgerow").setLevel(logging.WARNING)
-    clients = options.clients or (1_000 if options.quick else 10_000)
-    idle_s = options.idle or (20.0 if options.quick else 60.0)
+    clients = options.clients or (400 if options.quick else 10_000)
+    idle_s = options.idle or (10.0 if options.quick else 60.0)
     report = new_report("ten_thousand_clients", "Ten thousand clients", options)
     for tls in {"both": (False, True), "without": (False,), "only": (True,)}[options.tls]:
         env = {"PYTHONPATH": f"{ROOT / 'src'}"}
