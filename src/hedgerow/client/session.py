@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 WELCOME = Limit("welcome_s", 30.0)
 LEAVE = Limit("leave_s", 1.0)
 ANSWER = Limit("answer_s", 30.0)
+A_TURN = Limit("write_turn", None)
+"""A stream that takes nothing ends by its beats or by keepalive, and so does every write on it."""
 SILENT_BEATS = 3
 MIN_BEAT_INTERVAL_S = 0.05
 GREETINGS = 3
@@ -179,7 +181,7 @@ class Session:
         Raises:
             Unavailable: The session is over; why, the reader is told.
         """
-        await self._writing.acquire()
+        await wait(self._writing.acquire(), A_TURN, "the turn to write")
         await asyncio.shield(asyncio.get_running_loop().create_task(self._write(message)))
 
     async def _write(self, message: fleet_pb2.SessionUp) -> None:
