@@ -211,6 +211,8 @@ TRANSPORT_DTYPES = {"NarrowFedAvgM": "bfloat16"}
 """With these, parameters travel in 16 bits. Nothing is said of it when the run is taken up."""
 STOPPED_EARLY = {"Scaffold"}
 """With these, a callback ends the run."""
+WITHOUT_CALLBACKS = {"FedAvgM", "LargeFedAvgM"}
+"""With these, rounds are kept while the next ones go on: callbacks are told of a round when it is kept."""
 
 
 def main(address: str, strategy: str, folder: str, step: str, output: str) -> None:
@@ -237,14 +239,14 @@ def main(address: str, strategy: str, folder: str, step: str, output: str) -> No
         server_address=address,
         server=server,
         config=ServerConfig(num_rounds=ROUNDS + (4 if strategy in STOPPED_EARLY else 0), seed=SEED),
-        callbacks=[CsvReport(f"{output}.csv"), Enough()],
+        callbacks=[] if strategy in WITHOUT_CALLBACKS else [CsvReport(f"{output}.csv"), Enough()],
         transport_dtype=None if there else TRANSPORT_DTYPES.get(strategy),
         **{"resume" if there else "checkpoint_dir": folder},  # type: ignore[arg-type]
     )
     found = {
         "parameters": hashlib.sha256(tensors.dumps(server.parameters)).hexdigest(),
         "history": repr(history),
-        "csv": Path(f"{output}.csv").read_text(),
+        "csv": "" if strategy in WITHOUT_CALLBACKS else Path(f"{output}.csv").read_text(),
         "manifest": _manifest(Path(folder)),
         "state": hashlib.sha256(b"".join(a.tobytes() for a in _arrays(server.strategy.state_dict()))).hexdigest(),
     }
