@@ -27,6 +27,15 @@ class Servicer(Protocol):
     admission: Admission
 
 
+def what_to_tell(error: Exception, what: str, peer: str) -> tuple[HedgerowError, str]:
+    """The error that a peer is told, and the outcome for the audit log; one that is not of ours is logged with its traceback."""
+    if isinstance(error, HedgerowError):
+        log.debug("%s of %s refused: %s", what, peer, error)
+        return error, type(error).__name__
+    log.error("%s of %s failed", what, peer, exc_info=error)
+    return HedgerowError(f"The server failed in {what}; its log says why."), "failed"
+
+
 S = TypeVar("S", bound=Servicer)
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,14 +61,8 @@ def call(
                     answer = await method(self, request, context, who)
                     outcome = "ok"
                     return answer
-            except HedgerowError as error:
-                problem: HedgerowError = error
-                outcome = type(error).__name__
-                log.debug("%s of %s refused: %s", method.__name__, context.peer(), error)
-            except Exception:
-                log.exception("%s of %s failed", method.__name__, context.peer())
-                problem = HedgerowError(f"The server failed in {method.__name__}; its log says why.")
-                outcome = "failed"
+            except Exception as error:  # noqa: BLE001 (logged, and told as an error of ours)
+                problem, outcome = what_to_tell(error, method.__name__, context.peer())
             finally:
                 self.admission.note(by, method.__name__, outcome, request)
             code, details, trailing = to_status(problem)

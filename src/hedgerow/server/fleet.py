@@ -23,7 +23,7 @@ from hedgerow.server import bounds
 from hedgerow.server.admission import Admission
 from hedgerow.server.background import Background, until_stored
 from hedgerow.server.bells import Bells, results_topic
-from hedgerow.server.calls import Context, call
+from hedgerow.server.calls import Context, call, what_to_tell
 from hedgerow.server.gate import Gate
 from hedgerow.server.grants import Grants
 from hedgerow.server.open_files import ADVICE, Shares
@@ -272,15 +272,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             completed = await self._store_result(session, message)
             about = {"run_id": completed.run_id, "task_outcome": str(convert.outcome_from_proto(message.reply.outcome))}
             answer.accepted, answer.release, outcome = completed.accepted, completed.release, "ok"
-        except HedgerowError as error:
-            log.debug("A result of node %s is refused: %s", session.name, error)
-            answer.refusal.error, answer.refusal.message = to_words(error)
-            outcome = type(error).__name__
-        except Exception:
-            log.exception("Taking in a result of node %s failed", session.name)
-            failure = HedgerowError("The server failed to take in a result; its log says why.")
-            answer.refusal.error, answer.refusal.message = to_words(failure)
-            outcome = "failed"
+        except Exception as error:  # noqa: BLE001 (logged, and told as an error of ours)
+            problem, outcome = what_to_tell(error, "CompleteTask", session.name)
+            answer.refusal.error, answer.refusal.message = to_words(problem)
         finally:
             self.admission.note(session.who.label, "CompleteTask", outcome, message, about)
         session.completed(answer)

@@ -136,7 +136,7 @@ def move(connection: Connection, rows: Sequence[Row], event: Event, now: float) 
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Finish:
     """How an open task ends. ``released``: nobody needs to keep the result."""
 
     row: Row
@@ -147,19 +147,20 @@ class End:
 
 def finish(connection: Connection, rows: Sequence[Row], reply: Reply, now: float, *, released: bool = False) -> None:
     """Move open tasks to the final state that the reply leads to, and store it as the result of each."""
-    _finish(connection, [End(row, reply, now, released) for row in rows])
+    _finish(connection, [Finish(row, reply, now, released) for row in rows])
     for run_id in dict.fromkeys(row.run_id for row in rows):
         note(connection, run_id, None)
 
 
-def finish_each(connection: Connection, ends: Sequence[End]) -> None:
+def finish_each(connection: Connection, ends: Sequence[Finish]) -> None:
     """Move open tasks to the final states that their replies lead to, store the results, and note them."""
     cursors = _finish(connection, ends)
-    for cursor, (row, reply) in zip(cursors, ((end.row, end.reply) for end in ends), strict=True):
-        note(connection, row.run_id, TaskResult(cursor, row.task_id, row.node_id, row.round, row.kind, reply))
+    for cursor, end in zip(cursors, ends, strict=True):
+        row = end.row
+        note(connection, row.run_id, TaskResult(cursor, row.task_id, row.node_id, row.round, row.kind, end.reply))
 
 
-def _finish(connection: Connection, ends: Sequence[End]) -> list[int]:
+def _finish(connection: Connection, ends: Sequence[Finish]) -> list[int]:
     """The cursors of the results."""
     if not ends:
         return []
@@ -176,7 +177,7 @@ def _finish(connection: Connection, ends: Sequence[End]) -> list[int]:
     return list(connection.execute(_ADD_RESULTS, [_result_values(end) for end in ends]).scalars())
 
 
-def _result_values(end: End) -> dict[str, object]:
+def _result_values(end: Finish) -> dict[str, object]:
     row, reply = end.row, end.reply
     inline = reply.parameters if isinstance(reply.parameters, bytes) else None
     kept = reply if inline is None else replace(reply, parameters=None)
@@ -339,7 +340,7 @@ def complete_tasks(connection: Connection, endings: Sequence[Ending]) -> list[Co
     ids = portions(ending.task_id for ending in endings)
     rows = {row.task_id: row for some in ids for row in connection.execute(_ENDING, {"ids": some})}
     answers: list[Completed | HedgerowError] = []
-    ends: dict[str, End] = {}
+    ends: dict[str, Finish] = {}
     for ending in endings:
         try:
             row = _checked(rows.get(ending.task_id), ending)
@@ -349,7 +350,7 @@ def complete_tasks(connection: Connection, endings: Sequence[Ending]) -> list[Co
             answers.append(error)
         else:
             if accepted:
-                ends[ending.task_id] = End(row, ending.reply, ending.now, released=over)
+                ends[ending.task_id] = Finish(row, ending.reply, ending.now, released=over)
             answers.append(Completed(accepted, row.run_id, over))
     finish_each(connection, list(ends.values()))
     return answers

@@ -246,7 +246,7 @@ async def test_results_that_cannot_be_stored_together_are_stored_one_by_one(
     a0, b0, *_ = (task.task_id for task in await _with_tasks(store))
     finish_each = tasks.finish_each
 
-    def alone(connection: Connection, ends: Sequence[tasks.End]) -> None:
+    def alone(connection: Connection, ends: Sequence[tasks.Finish]) -> None:
         finish_each(connection, ends)
         if len(ends) > 1:
             raise ValueError("not together")
